@@ -1,0 +1,1 @@
+"""Files: trajectory stores, analyses, statistics."""
