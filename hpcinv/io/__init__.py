@@ -1,1 +1,1 @@
-"""Files: trajectory stores, analyses, statistics."""
+r"""Files: the trajectory store, the analysis, and the atomic writes under both."""

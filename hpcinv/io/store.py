@@ -1,0 +1,236 @@
+r"""The trajectory store: a folder of HDF5 parts that reads as one long trajectory.
+
+    index.json        channels, units, parts, segments, digests, provenance
+    coordinates.h5    time, grid coordinates, mask, context, the digest of every frame
+    statistics.h5     optional: climatology and standard deviation (see `Statistics`)
+    part-00000.h5     /x (time, channel, *grid) float32, physical units
+
+Opening reads the two small files and looks at the size of every part; frames are read by
+windows, out of core, part by part. A segment is a run of consecutive frames (one simulated
+trajectory, one augmented window, or everything): no window crosses its ends.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TrajectoryStore"]
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+from .atomic import digest_array, roll
+from .statistics import Statistics
+
+FORMAT = 1
+
+
+class TrajectoryStore:
+    r"""A store opened for reading.
+
+    Attributes:
+        length: Frames :math:`L`.
+        channels: Names of the :math:`C` channels; `units` and `standard_names` beside them.
+        grid: Shape of the grid.
+        coords: Grid coordinates by name, in the order of the grid's axes.
+        time: Time of every frame, in `time_units` of `calendar`, with shape :math:`(L)`.
+        segments: Half-open ranges of consecutive frames.
+        mask: Where the grid is valid, with the grid's shape, or None.
+    """
+
+    def __init__(self, folder: Path, index: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self.folder = Path(folder)
+        self.index = index
+        self.length: int = index["length"]
+        self.channels: list[str] = index["channels"]
+        self.units: list[str] = index["units"]
+        self.standard_names: list[str | None] = index["standard_names"]
+        self.long_names: list[str | None] = index["long_names"]
+        self.grid: tuple[int, ...] = tuple(index["grid"])
+        self.coord_attrs: dict[str, dict[str, str]] = index["coordinates"]
+        self.coords = {name: arrays[name] for name in self.coord_attrs}
+        self.time = arrays["time"]
+        self.time_units: str = index["time_units"]
+        self.calendar: str = index["calendar"]
+        self.segments = [tuple(s) for s in arrays["segments"].tolist()]
+        self.mask = arrays.get("mask")
+        self.attributes: dict[str, Any] = index["attributes"]
+        self.digest: str = index["digest"]
+        self.frame_digests = arrays["digests"]
+        self._context = arrays.get("context")
+        self._starts = np.array([p["start"] for p in index["parts"]])
+        self._open: dict[int, Any] = {}
+
+    @classmethod
+    def open(cls, folder: Path | str) -> TrajectoryStore:
+        r"""Opens a store.
+
+        Raises:
+            BadInput: If it is not a store, or a part is missing or truncated.
+        """
+        import h5py
+
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / "index.json").read_text())
+            with h5py.File(folder / "coordinates.h5", "r") as f:
+                arrays = {k: f[k][()] for k in f}
+        except FileNotFoundError as e:
+            raise BadInput("no trajectory store here", folder, "Run the job that makes it.") from e
+        except (OSError, ValueError) as e:
+            raise BadInput(f"the store's index cannot be read ({e})", folder) from e
+        for part in index["parts"]:
+            path = folder / part["file"]
+            size = path.stat().st_size if path.exists() else None
+            if size != part["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes of {part['bytes']}"
+                raise BadInput(
+                    f"a part of the store {found} (frames {part['start']} to {part['stop'] - 1})",
+                    path,
+                    "Run the job that makes it again.",
+                )
+        return cls(folder, index, arrays)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        path = self.folder / "statistics.h5"
+        return Statistics.load(path) if path.exists() else None
+
+    def dates(self) -> np.ndarray:
+        r"""The date of every frame, as `cftime` objects of the store's calendar."""
+        import cftime
+
+        return cftime.num2date(self.time, self.time_units, self.calendar)
+
+    def context(self, frames: object = None) -> np.ndarray | None:
+        r"""What a denoiser is told of each frame: sine and cosine of the time of year.
+
+        Returns:
+            An array with shape :math:`(L, 2)`, or None for a store without a calendar.
+        """
+        if self._context is None and " since " not in self.time_units:
+            return None
+        table = self._context if self._context is not None else self._time_of_year
+        return table if frames is None else table[np.asarray(frames, dtype=np.int64)]
+
+    @cached_property
+    def _time_of_year(self) -> np.ndarray:
+        days = np.array([d.dayofyr - 1 + (d.hour + d.minute / 60) / 24 for d in self.dates()])
+        angle = 2 * np.pi * days / 365.25
+        return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+
+    def weights(self) -> np.ndarray:
+        r"""Area weights of the grid, mean 1 over its valid points, with the grid's shape.
+
+        On a latitude–longitude grid a cell weighs :math:`\sin\phi_+ - \sin\phi_-` between its
+        bounds (midway between latitudes, the poles at the ends), times its width in longitude
+        when that varies; elsewhere all weigh alike.
+        """
+        w = np.ones(self.grid)
+        for axis, name in enumerate(self.coords):
+            if self.coord_attrs[name].get("standard_name") == "latitude":
+                lat = self.coords[name]
+                mid = (lat[1:] + lat[:-1]) / 2
+                ends = np.clip([1.5 * lat[0] - lat[1] / 2, 1.5 * lat[-1] - lat[-2] / 2], -90, 90)
+                bounds = np.concatenate([ends[:1], mid, ends[1:]])
+                shape = [1] * len(self.grid)
+                shape[axis] = len(lat)
+                w = w * np.abs(np.diff(np.sin(np.deg2rad(bounds)))).reshape(shape)
+        if self.mask is not None:
+            w = np.where(self.mask, w, 0.0)
+            return w * self.mask.sum() / w.sum()
+        return w / w.mean()
+
+    def windows(self, length: int, within: tuple[int, int] | None = None) -> np.ndarray:
+        r"""First frames of all windows of `length` frames that stay inside one segment.
+
+        Arguments:
+            length: Frames of a window.
+            within: Keep only windows inside this half-open range of frames.
+        """
+        lo, hi = within or (0, self.length)
+        runs = [
+            np.arange(max(a, lo), min(b, hi) - length + 1)
+            for a, b in self.segments
+            if min(b, hi) - max(a, lo) >= length
+        ]
+        return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)
+
+    def read(self, start: int, stop: int, channels: slice | list[int] | None = None) -> np.ndarray:
+        r"""Frames [start, stop), physical units.
+
+        Returns:
+            An array with shape :math:`(stop - start, C, *grid)`, float32.
+
+        Raises:
+            BadInput: If the frames are not in the store, or a part cannot be read.
+        """
+        if not 0 <= start <= stop <= self.length:
+            raise BadInput(
+                f"frames {start} to {stop - 1} asked of a store of {self.length}", self.folder
+            )
+        pick = slice(None) if channels is None else channels
+        blocks = []
+        at = start
+        while at < stop:
+            k = int(np.searchsorted(self._starts, at, "right")) - 1
+            part = self.index["parts"][k]
+            end = min(stop, part["stop"])
+            try:
+                x = self._part(k)["x"][at - part["start"] : end - part["start"], pick]
+            except (OSError, KeyError) as e:
+                raise BadInput(
+                    f"frames {at} to {end - 1} cannot be read ({e})",
+                    self.folder / part["file"],
+                    "Run the job that makes it again.",
+                ) from e
+            blocks.append(x)
+            at = end
+        if not blocks:
+            n = (
+                len(range(*pick.indices(len(self.channels))))
+                if isinstance(pick, slice)
+                else len(pick)
+            )
+            return np.zeros((0, n, *self.grid), np.float32)
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def standardised(self, start: int, stop: int) -> np.ndarray:
+        r"""Frames [start, stop) as networks see them; unchanged in a store without statistics."""
+        x = self.read(start, stop)
+        s = self.statistics
+        return x if s is None else s.standardise(x, range(start, stop))
+
+    def verify(self) -> None:
+        r"""Reads every frame and compares digests.
+
+        Raises:
+            BadInput: Naming the first part and frame that differ.
+        """
+        for part in self.index["parts"]:
+            for t in range(part["start"], part["stop"]):
+                if digest_array(self.read(t, t + 1)[0]) != self.frame_digests[t].decode():
+                    raise BadInput(
+                        f"frame {t} differs from its digest",
+                        self.folder / part["file"],
+                        "Run the job that makes it again.",
+                    )
+        if roll(d.decode() for d in self.frame_digests) != self.index["frames_digest"]:
+            raise BadInput("the digests differ from their root", self.folder / "index.json")
+
+    def close(self) -> None:
+        for f in self._open.values():
+            f.close()
+        self._open.clear()
+
+    def _part(self, k: int):
+        if k not in self._open:
+            import h5py
+
+            if len(self._open) >= 64:  # a store may have more parts than a process open files
+                self._open.pop(next(iter(self._open))).close()
+            self._open[k] = h5py.File(self.folder / self.index["parts"][k]["file"], "r")
+        return self._open[k]
