@@ -1,0 +1,173 @@
+r"""Observation tables as netCDF-4 in the group layout of JEDI's IODA.
+
+One `Location` for each place and moment, one variable in `ObsValue` and `ObsError` for each
+channel; a channel that a location did not observe holds the fill value there. Names and the
+epoch of `dateTime` are those of the IODA conventions in JEDI's documentation; the frame, the
+grid point and the time in the trajectory's own calendar stand beside them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["load", "save"]
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadInput
+from ..io.atomic import sync
+from .table import ObservationTable
+
+FILL = float(np.float64(9.969209968386869e36))  # netCDF's own
+EPOCH = "seconds since 1970-01-01T00:00:00Z"
+REAL = {"standard", "gregorian", "proleptic_gregorian"}
+
+
+def save(table: ObservationTable, path: Path) -> str:
+    r"""Writes a table atomically and returns its digest."""
+    import netCDF4
+
+    first, location = _locations(table)
+    scratch = path.with_name(f".{path.name}.tmp")
+    with netCDF4.Dataset(scratch, "w", format="NETCDF4") as f:
+        f.setncatts(
+            {
+                "_ioda_layout": "ObsGroup",
+                "_ioda_layout_version": np.int32(0),
+                "Conventions": "CF-1.11",
+                "channels": "\n".join(table.channels),
+                "units": "\n".join(table.units),
+                "digest": table.digest,
+            }
+        )
+        f.createDimension("Location", len(first))
+        f.createVariable("Location", "i8", ("Location",))[:] = np.arange(len(first))
+        meta = f.createGroup("MetaData")
+
+        def put(name, data, **attributes):
+            kind = str if data.dtype.kind == "U" else data.dtype.str[1:]
+            v = meta.createVariable(name, kind, ("Location",), fill_value=False)
+            v.setncatts(attributes)
+            v[:] = data.astype(object) if kind is str else data
+
+        put("latitude", table.lat[first], units="degrees_north", standard_name="latitude")
+        put("longitude", table.lon[first], units="degrees_east", standard_name="longitude")
+        cf = {"units": table.time_units or "1"}
+        if " since " in table.time_units:
+            cf |= {"calendar": table.calendar, "standard_name": "time"}
+            if table.calendar in REAL and len(first):
+                put("dateTime", _seconds(table, first), units=EPOCH)
+        put("time", table.time[first], **cf)
+        put("stationIdentification", table.station[first])
+        put("frame", table.frame[first], long_name="frame of the analysed trajectory", units="1")
+        put("point", table.point[first], long_name="flat index of the grid point", units="1")
+        groups = {"ObsValue": table.value, "ObsError": table.error}
+        for group, column in groups.items():
+            g = f.createGroup(group)
+            for c, (name, units) in enumerate(zip(table.channels, table.units, strict=True)):
+                rows = np.flatnonzero(table.channel == c)
+                if not len(rows):
+                    continue
+                v = g.createVariable(name, "f8", ("Location",), fill_value=FILL)
+                v.setncatts({"units": units, "coordinates": "latitude longitude"})
+                full = np.full(len(first), FILL)
+                full[location[rows]] = column[rows]
+                v[:] = full
+    sync(scratch)
+    os.replace(scratch, path)
+    return table.digest
+
+
+def load(path: Path) -> ObservationTable:
+    r"""Reads a table; every problem is a `BadInput` naming the file and the variable."""
+    import netCDF4
+
+    mend = "Run the job that makes it again."
+    if not path.exists():
+        raise BadInput("no such observation table", path, "Run the observe job first.")
+    try:
+        with netCDF4.Dataset(path) as f:
+            f.set_auto_mask(False)
+            for group in ("MetaData", "ObsValue", "ObsError"):
+                if group not in f.groups:
+                    raise BadInput(
+                        f"no group '{group}'", path, "The layout is IODA's: see ncdump -h."
+                    )
+            names = f.channels.split("\n")
+            units = f.units.split("\n")
+            meta = {
+                k: np.asarray(f["MetaData"][k][:])
+                for k in ("frame", "point", "latitude", "longitude", "time")
+            }
+            meta["station"] = np.asarray(f["MetaData"]["stationIdentification"][:], np.str_)
+            clock = f["MetaData"]["time"]
+            time_units = "" if clock.units == "1" else clock.units
+            calendar = getattr(clock, "calendar", "standard")
+            digest = f.digest
+            parts: dict[str, list[np.ndarray]] = {
+                "at": [],
+                "channel": [],
+                "value": [],
+                "error": [],
+            }
+            for c, name in enumerate(names):
+                if name not in f["ObsValue"].variables:
+                    continue
+                value, error = f["ObsValue"][name][:], f["ObsError"][name][:]
+                at = np.flatnonzero(value != FILL)
+                parts["at"].append(at)
+                parts["channel"].append(np.full(len(at), c))
+                parts["value"].append(value[at])
+                parts["error"].append(error[at])
+    except BadInput:
+        raise
+    except (OSError, KeyError, IndexError, AttributeError, RuntimeError) as e:
+        raise BadInput(f"cannot be read as an observation table ({e})", path, mend) from e
+    joined = {k: np.concatenate(v) if v else np.zeros(0) for k, v in parts.items()}
+    at = joined.pop("at").astype(np.int64)
+    table = ObservationTable(
+        frame=meta["frame"][at],
+        point=meta["point"][at],
+        lat=meta["latitude"][at],
+        lon=meta["longitude"][at],
+        time=meta["time"][at],
+        station=meta["station"][at],
+        channels=tuple(names),
+        units=tuple(units),
+        time_units=time_units,
+        calendar=calendar,
+        **joined,
+    )
+    if table.digest != digest:
+        raise BadInput("the content differs from the digest in the file", path, mend)
+    return table
+
+
+def _locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
+    r"""Groups rows of one place and moment: the first row of each, and each row's location.
+
+    Rows are sorted by all keys but the channel's last place, so equal ones are neighbours. A
+    channel seen twice at one place opens a second location.
+    """
+    D = len(table)
+    if D == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    new = np.ones(D, bool)
+    new[1:] = table.channel[1:] <= table.channel[:-1]
+    for name in ("frame", "station", "point", "time", "lat", "lon"):
+        a = getattr(table, name)
+        differ = a[1:] != a[:-1]
+        if a.dtype.kind == "f":
+            differ &= ~(np.isnan(a[1:]) & np.isnan(a[:-1]))
+        new[1:] |= differ
+    return np.flatnonzero(new), np.cumsum(new) - 1
+
+
+def _seconds(table: ObservationTable, rows: np.ndarray) -> np.ndarray:
+    import cftime
+
+    dates = cftime.num2date(table.time[rows], table.time_units, table.calendar)
+    return np.rint(
+        cftime.date2num(dates, EPOCH.replace("T00:00:00Z", " 00:00:00"), table.calendar)
+    ).astype(np.int64)
