@@ -1,0 +1,7 @@
+r"""`python -m hpcinv` is the command `hpcinv`."""
+
+import sys
+
+from hpcinv.cli import main
+
+sys.exit(main())

@@ -1,0 +1,209 @@
+r"""The command `hpcinv`. Its verbs and options are public; heavy imports stay inside the verbs."""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput
+
+app = typer.Typer(
+    help="Invert observations with deep generative priors, as batch jobs on Slurm clusters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PathArg = Annotated[Path, typer.Argument(metavar="PATH", help="A job file or a study folder.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads it so)
+    typer.Argument(metavar="[key=value ...]", help="Fields; of a study: job.key=value."),
+]
+Preset = Annotated[str, typer.Option(metavar="NAME", help="presets/NAME.yaml of the study.")]
+Cluster = Annotated[str, typer.Option(metavar="NAME", help="Cluster profile, or its YAML file.")]
+Runs = Annotated[
+    Path, typer.Option(metavar="DIR", help="Run folders. Default: $HPCINV_RUNS, else ./runs.")
+]
+Which = Annotated[str, typer.Argument(metavar="[STUDY[/JOB]]", help="Default: everything.")]
+
+
+def _runs(given: Path | None) -> Path:
+    return (given or Path(os.environ.get("HPCINV_RUNS", "runs"))).expanduser().resolve()
+
+
+@app.command()
+def run(
+    path: PathArg,
+    overrides: Overrides = None,
+    preset: Preset = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="MPI ranks, instead of the job files'.")
+    ] = None,
+    launcher: Annotated[
+        str, typer.Option(metavar="auto|none", help="none: this process is the job's rank.")
+    ] = "auto",
+    runs: Runs = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier runs aside.")] = False,
+) -> None:
+    """Run a job or a study here, without Slurm."""
+    from .parallel import launched
+
+    if launcher not in ("auto", "none"):
+        raise BadInput(f"unknown launcher '{launcher}'", "--launcher", "Write auto or none.")
+    if path.name == "job.yaml" and (path.parent / "manifest.json").exists():
+        from .kinds.execute import execute
+
+        if overrides or preset or fresh:
+            raise BadInput("a resolved job file takes no overrides, preset or --fresh", path)
+        raise typer.Exit(execute(path, ranks))
+    from .kinds.study import load
+
+    study = load(path, preset, overrides or [])
+    if launcher == "none" or launched().size > 1:
+        raise typer.Exit(_as_rank(study, _runs(runs), ranks, fresh))
+    from .launch.run_here import run_here
+
+    raise typer.Exit(run_here(study, _runs(runs), ranks, fresh))
+
+
+def _as_rank(study, runs: Path, ranks: int | None, fresh: bool) -> int:
+    """The jobs of a study in this very world: rank 0 prepares, all run."""
+    import time
+
+    from .kinds.execute import execute
+    from .kinds.prepare import place, prepare
+    from .parallel import launched
+
+    launch = launched()
+    if len(study.wanted) != 1:
+        raise BadInput("one job at a time can be a rank", study.folder, "Give a job file.")
+    (name,) = study.wanted
+    study.check()
+    job = place(study, runs, name).path / "job.yaml"
+    if launch.rank == 0:
+        study.jobs[name].fetch()
+        prepare(study, runs, name, fresh)
+    else:
+        until = time.monotonic() + 60
+        text = study.resolved(name)
+        while not job.exists() or job.read_text() != text:
+            if time.monotonic() > until:
+                raise BadInput("rank 0 did not prepare the run folder within 60 s", job)
+            time.sleep(0.1)
+    return execute(job, ranks)
+
+
+@app.command()
+def submit(
+    path: PathArg,
+    overrides: Overrides = None,
+    preset: Preset = None,
+    cluster: Cluster = None,
+    runs: Runs = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the jobs until they end.")] = False,
+) -> None:
+    """Submit a job or a study to Slurm."""
+    from .kinds.study import load
+    from .launch.profile import load_profile
+    from .launch.submit import submit_study
+    from .launch.submit import wait as wait_for
+
+    study = load(path, preset, overrides or [])
+    folders = submit_study(study, _runs(runs), load_profile(cluster))
+    if wait:
+        raise typer.Exit(wait_for(folders, _runs(runs)))
+    print(f"To follow: hpcinv status {study.name}")
+
+
+@app.command()
+def plan(
+    path: PathArg,
+    overrides: Overrides = None,
+    preset: Preset = None,
+    cluster: Cluster = None,
+    runs: Runs = None,
+    sbatch: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the scripts `submit` would send.")
+    ] = None,
+) -> None:
+    """Show what would run and what it asks for; run nothing."""
+    from rich.console import Console
+
+    from .kinds.study import load
+    from .launch.plan import plan_table, write_scripts
+    from .launch.profile import load_profile
+
+    study = load(path, preset, overrides or [])
+    study.check()
+    profile = load_profile(cluster)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(plan_table(study, _runs(runs), profile))
+    if sbatch is not None:
+        for script in write_scripts(study, _runs(runs), profile, sbatch):
+            print(script)
+
+
+@app.command()
+def status(
+    which: Which = None,
+    runs: Runs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show what runs, waits, failed: progress, time left, reasons."""
+    from .launch.status import collect
+
+    rows = collect(_runs(runs), which)
+    if as_json:
+        print(json.dumps([r.as_json() for r in rows], indent=1))
+        return
+    from rich.console import Console
+
+    from .launch.show import status_table
+
+    Console(width=None if sys.stdout.isatty() else 160).print(status_table(rows))
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind of job, e.g. assimilate.")],
+) -> None:
+    """Print the JSON Schema of a kind of job."""
+    from .errors import nearest
+    from .kinds import KINDS
+    from .kinds import kind as kind_of
+
+    if kind not in KINDS:
+        raise BadInput(f"unknown kind '{kind}'", None, nearest(kind, KINDS))
+    print(json.dumps(kind_of(kind).model_json_schema(), indent=1))
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    try:
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BadInput as e:
+        print(f"hpcinv: {e}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except Exception as e:
+        import click
+
+        if isinstance(e, click.ClickException):
+            e.show()
+            return EXIT_BAD_INPUT
+        if isinstance(e, click.exceptions.Exit):
+            return e.exit_code
+        if isinstance(e, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        raise

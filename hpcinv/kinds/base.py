@@ -1,0 +1,179 @@
+r"""What all job kinds share: typed fields, references to other jobs, and the context of a run.
+
+A kind is a pydantic model of its fields and a `run` method. This module and the fields of every
+kind import nothing heavy, so that reading, planning and submitting a study never load torch.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Context", "Duration", "Fields", "Job", "Ref", "Resources", "Size", "references"]
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+if TYPE_CHECKING:
+    from ..parallel import World
+    from ..runs.progress import Progress
+    from ..runs.stop import StopFlag
+    from .study import Study
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", value)
+        if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", "", value).strip():
+            raise ValueError(f"'{value}' is no duration: write 90s, 30m, 2h or 1d12h")
+        return round(sum(float(n) * _SECONDS[u] for n, u in parts))
+    return value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", value.strip(), re.IGNORECASE)
+        if not match:
+            raise ValueError(f"'{value}' is no size: write 500MB or 60GB")
+        return round(float(match[1]) * _BYTES[match[2].upper() + "B"])
+    return value
+
+
+def _write_duration(s: int) -> str:
+    for unit in ("d", "h", "m"):
+        if s and s % _SECONDS[unit] == 0:
+            return f"{s // _SECONDS[unit]}{unit}"
+    return f"{s}s"
+
+
+def _write_size(b: int) -> str:
+    for unit in ("GB", "MB", "KB"):
+        if b % _BYTES[unit] == 0:
+            return f"{b // _BYTES[unit]}{unit}"
+    return f"{b / 1000:g}KB"
+
+
+Duration = Annotated[
+    int, BeforeValidator(_duration), Field(gt=0), PlainSerializer(_write_duration, str)
+]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0), PlainSerializer(_write_size, str)]
+
+
+class Fields(BaseModel):
+    r"""A group of fields; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+@dataclass(frozen=True)
+class Ref:
+    r"""Marks a field that names a job of the study (or a path) making one kind of thing."""
+
+    thing: str
+
+
+class Resources(Fields):
+    r"""What a job asks of the cluster. Locally only the number of ranks counts."""
+
+    nodes: int = Field(1, ge=1)
+    tasks_per_node: int = Field(1, ge=1, description="ranks on each node")
+    cpus_per_task: int | None = Field(None, ge=1, description="default: the cluster profile's")
+    gpus_per_task: int = Field(0, ge=0)
+    time: Duration = Field("1h", description="time limit, e.g. 30m or 2h")
+    mem_per_task: Size = Field("4GB", description="memory of one rank, e.g. 60GB")
+
+    @property
+    def tasks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+@dataclass
+class Context:
+    r"""What a running job is given.
+
+    Attributes:
+        folder: The run folder; outputs go here.
+        world: The ranks.
+        inputs: Folder of every reference, by the name the job file gives it.
+        threads: Intra-op threads of a rank.
+    """
+
+    folder: Path
+    world: World
+    progress: Progress
+    stop: StopFlag
+    attempt: int
+    inputs: dict[str, Path] = field(default_factory=dict)
+    threads: int = 1
+
+    def store(self, name: str):
+        r"""The trajectory store behind a reference (a run folder, or a store itself)."""
+        from ..io.store import TrajectoryStore
+
+        path = self.inputs[name]
+        return TrajectoryStore.open(path / "store" if (path / "store").is_dir() else path)
+
+    def say(self, text: str) -> None:
+        r"""One line of the job's log, from rank 0."""
+        if self.world.rank == 0:
+            print(text, flush=True)
+
+
+class Job(Fields):
+    r"""Fields every job file has.
+
+    Attributes:
+        backend: How its ranks talk: `mpi`, `torch` or `none` (one process).
+        makes: What other jobs may use it as.
+    """
+
+    kind: str
+    after: list[str] = Field([], description="jobs that must end first, besides the inputs")
+    resources: Resources = Resources()
+    seed: int = Field(0, ge=0)
+
+    backend: ClassVar[str] = "none"
+    thing: ClassVar[str] = ""
+
+    @property
+    def makes(self) -> str:
+        return self.thing
+
+    def check(self, name: str, study: Study) -> None:
+        r"""Looks for mistakes that can be known before anything runs, without heavy imports.
+
+        Raises:
+            BadInput: With what, where and what to write instead.
+        """
+
+    def fetch(self) -> None:
+        r"""Brings what compute nodes could not download; called on submission and local runs."""
+
+    def run(self, ctx: Context) -> dict[str, str]:
+        r"""Does the job. All ranks call it.
+
+        Returns:
+            Digests of the outputs by name.
+        """
+        raise TypeError(f"{type(self).__name__} has no run()")  # every kind has its own
+
+    def figures(self, study: Study, name: str) -> dict[str, str]:
+        r"""What `plan` prints of the job beside its resources, as short texts by name."""
+        return {}
+
+
+def references(job: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    r"""All references of a job: (key, name or path, thing it must be)."""
+    for key, info in type(job).model_fields.items():
+        value = getattr(job, key)
+        marks = [m for m in info.metadata if isinstance(m, Ref)]
+        if marks and value is not None:
+            for v in [value] if isinstance(value, str) else value:
+                yield prefix + key, v, marks[0].thing
+        elif isinstance(value, BaseModel):
+            yield from references(value, f"{prefix}{key}.")

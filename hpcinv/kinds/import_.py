@@ -1,0 +1,211 @@
+r"""`kind: import`: a gridded file becomes a trajectory store, with its statistics."""
+
+from __future__ import annotations
+
+__all__ = ["Import"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ..errors import BadInput, nearest
+from .base import Context, Fields, Job
+
+if TYPE_CHECKING:
+    from .study import Study
+
+
+class Source(Fields):
+    r"""A file on this machine, or one of a Debian package."""
+
+    path: str | None = Field(None, description="netCDF, Zarr or GRIB; relative to the job file")
+    debian: str | None = Field(None, description="name of a Debian package")
+    file: str | None = Field(None, description="path of the file in that package")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    engine: str | None = Field(None, description="xarray engine, where it cannot be guessed")
+    verify: Literal["quick", "full"] = "quick"
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if (self.path is None) == (self.debian is None):
+            raise ValueError("give either 'path' or 'debian' with 'file' and 'sha256'")
+        if self.debian is not None and (self.file is None or self.sha256 is None):
+            raise ValueError("'debian' needs 'file' and 'sha256'")
+        return self
+
+
+class Variable(Fields):
+    r"""What the file does not say of a variable, or says wrongly."""
+
+    units: str | None = None
+    standard_name: str | None = None
+    long_name: str | None = None
+
+
+class Smooth(Fields):
+    r"""Gaussian smoothing of the variance, as standard deviations of the kernel."""
+
+    phases: float = Field(0.0, ge=0, description="along the phases, e.g. months")
+    degrees: float = Field(0.0, ge=0, description="along latitude and longitude")
+
+
+class StatisticsFields(Fields):
+    r"""Climatology and standard deviation, from the training frames alone."""
+
+    frames: tuple[int, int] = Field(description="half-open range of training frames")
+    phase: Literal["month", "none"] = "month"
+    smooth: Smooth = Smooth()
+
+
+class Import(Job):
+    r"""Reads anything xarray opens into a trajectory store."""
+
+    kind: Literal["import"] = "import"
+    source: Source
+    variables: dict[str, Variable] = Field(min_length=1)
+    levels: list[float] | None = None
+    region: dict[Literal["lat", "lon"], tuple[float, float]] | None = None
+    time: tuple[str, str] | None = Field(None, description="first and last date, inclusive")
+    missing: Literal["error", "mask"] = Field(
+        "error", description="'mask': points missing in every frame are masked (land)"
+    )
+    statistics: StatisticsFields | None = None
+
+    backend: ClassVar[str] = "mpi"
+    thing: ClassVar[str] = "store"
+
+    def check(self, name: str, study: Study) -> None:
+        s = self.source
+        where = study.sources[name]
+        if s.path is not None:
+            path = Path(s.path).expanduser()
+            s.path = str(path if path.is_absolute() else (study.folder / path).resolve())
+            if not Path(s.path).exists():
+                raise BadInput(
+                    f"no such file: {s.path}", where.where(("source", "path")), "Give its path."
+                )
+        if (local := self._local()) is not None:
+            self._check_names(local, where)
+        if self.statistics and self.statistics.frames[0] >= self.statistics.frames[1]:
+            raise BadInput(
+                "'statistics.frames' is empty",
+                where.where(("statistics", "frames")),
+                "Write [first, last + 1].",
+            )
+
+    def _check_names(self, path: Path, where) -> None:
+        r"""Variables, while nothing is queued yet; other formats than netCDF are read later."""
+        import netCDF4
+
+        try:
+            with netCDF4.Dataset(str(path)) as f:
+                known = list(f.variables)
+        except OSError:
+            if path.is_dir() or self.source.engine not in (None, "netcdf4"):
+                return
+            if path.suffix in (".nc", ".nc4", ".cdf", ".netcdf"):
+                raise BadInput(
+                    f"the file cannot be opened as netCDF: {path}",
+                    where.where(("source",)),
+                    "Is it truncated?",
+                ) from None
+            return
+        for v in self.variables:
+            if v not in known:
+                raise BadInput(
+                    f"{path.name} has no variable '{v}'",
+                    where.where(("variables", v)),
+                    nearest(v, known),
+                )
+
+    def _local(self) -> Path | None:
+        from ..io.sources import cached_debian
+
+        if self.source.path is not None:
+            return Path(self.source.path)
+        return cached_debian(self.source.file, self.source.sha256)
+
+    def fetch(self) -> None:
+        if self.source.debian is not None:
+            from ..io.sources import fetch_debian
+
+            fetch_debian(self.source.debian, self.source.file, self.source.sha256)
+
+    def run(self, ctx: Context) -> dict[str, str]:
+        import numpy as np
+
+        from ..io.fields import GriddedFile
+        from ..io.write_store import StoreWriter
+        from .statistics import climatology, name_missing
+
+        if ctx.world.rank == 0:
+            self.fetch()
+        ctx.world.barrier("fetch")
+        file = GriddedFile(
+            self._local(),
+            list(self.variables),
+            self.levels,
+            self.region,
+            self.time,
+            self.source.engine,
+        )
+        L = len(file.time)
+        lo, hi = ctx.world.share(0, L)
+        step = max(1, (64 << 20) // max(1, 4 * len(file.channels) * _points(file)))
+        mask = None
+        if self.missing == "mask":
+            # A point missing in the first frame is land if it is missing in all (checked below).
+            mask = np.isfinite(file.read(0, 1)).all((0, 1))
+        said = [self.variables[v] for _, v, _ in file.channels]
+        units = [
+            s.units or file.units(v) for s, (_, v, _) in zip(said, file.channels, strict=True)
+        ]
+        for (_, v, _), u in zip(file.channels, units, strict=True):
+            if not u:
+                raise BadInput(
+                    f"variable '{v}' has no units",
+                    file.path,
+                    f"Write variables: {{{v}: {{units: ...}}}}.",
+                )
+        writer = StoreWriter(
+            ctx.folder / "store",
+            channels=[c for c, *_ in file.channels],
+            units=units,
+            standard_names=[
+                s.standard_name or file.attribute(v, "standard_name")
+                for s, (_, v, _) in zip(said, file.channels, strict=True)
+            ],
+            long_names=[
+                s.long_name or file.attribute(v, "long_name")
+                for s, (_, v, _) in zip(said, file.channels, strict=True)
+            ],
+            coords=file.coords,
+            coord_attrs=file.coord_attrs,
+            time=file.time,
+            time_units=file.time_units,
+            calendar=file.calendar,
+            mask=mask,
+            attributes={"source": file.path.name},
+            world=ctx.world,
+        )
+        ctx.progress.begin("importing frames")
+        for t in range(lo, hi, step):
+            x = file.read(t, min(t + step, hi))
+            name_missing(x, t, file, mask)
+            writer.write(t, np.nan_to_num(x, copy=False) if mask is not None else x)
+            ctx.progress.update(min(t + step, hi) - lo, hi - lo)
+        if self.statistics is not None:
+            writer.statistics = climatology(file, self.statistics, ctx.world, step, mask)
+        ctx.say(f"{L} frames, {len(file.channels)} channels on {'x'.join(map(str, writer.grid))}")
+        return {"store": writer.close()}
+
+    def figures(self, study: Study, name: str) -> dict[str, str]:
+        return {"source": self.source.path or f"{self.source.debian} (Debian)"}
+
+
+def _points(file) -> int:
+    n = 1
+    for c in file.coords.values():
+        n *= len(c)
+    return n

@@ -1,0 +1,102 @@
+r"""Making a job's run folder, or deciding that nothing is to be done."""
+
+from __future__ import annotations
+
+__all__ = ["complete", "input_digests", "place", "prepare"]
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import BadInput
+from ..io.atomic import digest_external
+from ..runs.folder import RunFolder
+from .study import Study
+
+HOW = ("resources", "after")  # how a job runs, not what it computes
+
+
+def place(study: Study, runs: Path, name: str) -> RunFolder:
+    r"""The run folder of a job."""
+    return RunFolder(runs / study.name / name)
+
+
+def input_folders(study: Study, runs: Path, name: str) -> dict[str, Path]:
+    r"""The folder behind every reference of a job."""
+    return {
+        ref: place(study, runs, ref).path if path is None else path
+        for ref, path in study.inputs(name).items()
+    }
+
+
+def input_digests(folders: dict[str, Path]) -> dict[str, Any]:
+    r"""What identifies the inputs now.
+
+    Raises:
+        BadInput: If an input is not there or its job has not ended well.
+    """
+    found: dict[str, Any] = {}
+    for ref, path in folders.items():
+        if (path / "manifest.json").exists():
+            m = RunFolder(path).manifest()
+            if m["state"] != "complete":
+                raise BadInput(
+                    f"its input '{ref}' is {m['state']}, not complete", path, "Run that job first."
+                )
+            found[ref] = m["digest"]
+        elif path.exists():
+            found[ref] = digest_external(path)["digest"]
+        else:
+            raise BadInput(f"its input '{ref}' has not run yet", path, "Run that job first.")
+    return found
+
+
+def complete(folder: RunFolder, inputs: dict[str, Any]) -> bool:
+    r"""Whether the job ended well with these very inputs."""
+    m = folder.manifest()
+    return m["state"] == "complete" and m["inputs"] == inputs
+
+
+def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFolder:
+    r"""Makes the run folder, or finds that of an earlier start to go on with.
+
+    Arguments:
+        fresh: Set an earlier folder aside and begin anew.
+
+    Raises:
+        BadInput: If the folder holds a job with other fields, with the difference.
+    """
+    folder = place(study, runs, name)
+    text = study.resolved(name)
+    if folder.exists and fresh:
+        folder.set_aside()
+    if folder.exists:
+        old = yaml.safe_load((folder.path / "job.yaml").read_text())
+        new = yaml.safe_load(text)
+        changes = difference(old, new)
+        state = folder.manifest()["state"]
+        if changes and state == "prepared":
+            folder.set_aside()
+        elif changes:
+            raise BadInput(
+                f"{folder.name} is {state} with other fields:\n  " + "\n  ".join(changes) + "\n",
+                folder.path,
+                "Give --fresh to set it aside and run it anew, or --runs DIR to keep both.",
+            )
+    folder.prepare(text, study.jobs[name].kind)
+    return folder
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:
+    r"""Lines `key: old -> new` for all fields that say what is computed."""
+    lines: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        if not at and key in HOW:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{at}{key}.")
+        elif a != b:
+            lines.append(f"{at}{key}: {a} -> {b}")
+    return lines

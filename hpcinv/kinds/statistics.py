@@ -1,0 +1,110 @@
+r"""Climatology and standard deviation of a file's training frames, summed over ranks."""
+
+from __future__ import annotations
+
+__all__ = ["climatology", "name_missing"]
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import BadInput
+from ..io.fields import GriddedFile
+from ..io.statistics import Statistics
+from ..parallel import World
+
+if TYPE_CHECKING:
+    from .import_ import StatisticsFields
+
+
+def name_missing(x: np.ndarray, start: int, file: GriddedFile, mask: np.ndarray | None) -> None:
+    r"""Raises for the first value that is not finite, naming its variable and time.
+
+    Raises:
+        BadInput: With variable, date, and how many points miss it.
+    """
+    bad = ~np.isfinite(x)
+    if mask is not None:
+        bad &= mask
+    if not bad.any():
+        return
+    import cftime
+
+    t, c = (int(i) for i in np.argwhere(bad)[0][:2])
+    date = cftime.num2date(file.time[start + t], file.time_units, file.calendar)
+    n = int(bad[t, c].sum())
+    raise BadInput(
+        f"variable '{file.channels[c][0]}' has {n} missing or non-finite values at {date} "
+        f"(frame {start + t})",
+        file.path,
+        "Mend the file, choose another period, or set missing: mask where land is missing always.",
+    )
+
+
+def climatology(
+    file: GriddedFile,
+    fields: StatisticsFields,
+    world: World,
+    step: int,
+    mask: np.ndarray | None,
+) -> Statistics:
+    r"""Mean and unbiased variance by phase, in two passes over this rank's training frames.
+
+    Raises:
+        BadInput: If a phase has fewer than two training frames, a channel never varies, or the
+            training frames are not in the file.
+    """
+    import cftime
+
+    L = len(file.time)
+    a, b = fields.frames
+    if b > L:
+        raise BadInput(f"'statistics.frames' ends at {b} but there are {L} frames", file.path)
+    phases = np.zeros(L, np.int64)
+    if fields.phase == "month":
+        dates = cftime.num2date(file.time, file.time_units, file.calendar)
+        phases = np.array([d.month - 1 for d in dates])
+    P = 12 if fields.phase == "month" else 1
+    shape = (P, len(file.channels), *(len(c) for c in file.coords.values()))
+    count = np.bincount(phases[a:b], minlength=P)
+    if count.min() < 2:
+        raise BadInput(
+            f"phase {int(count.argmin()) + 1} has {count.min()} training frames",
+            file.path,
+            "At least two are needed: widen 'statistics.frames' or set phase: none.",
+        )
+    lo, hi = (a + i for i in world.share(0, b - a))
+    n = count.reshape(-1, *[1] * (len(shape) - 1))
+
+    def total(power: int, mean: np.ndarray | None) -> np.ndarray:
+        s = np.zeros(shape)
+        for t in range(lo, hi, step):
+            x = file.read(t, min(t + step, hi)).astype(np.float64)
+            if mask is not None:
+                x = np.where(mask, x, 0.0)
+            p = phases[t : t + len(x)]
+            np.add.at(s, p, x if mean is None else (x - mean[p]) ** power)
+        return world.all_reduce(s)
+
+    mean = total(1, None) / n
+    var = total(2, mean) / (n - 1) * (n + 1) / n  # of a year that is not in the mean
+    valid = np.ones(shape[2:], bool) if mask is None else mask
+    still = [c for c in range(shape[1]) if not var[:, c][:, valid].mean() > 0]
+    if still:
+        raise BadInput(f"channel '{file.channels[still[0]][0]}' never varies", file.path)
+    var = np.where(valid, _smooth(var, file, fields), 1.0)
+    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases)
+
+
+def _smooth(var: np.ndarray, file: GriddedFile, fields: StatisticsFields) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter1d
+
+    if fields.smooth.phases and len(var) > 1:
+        var = gaussian_filter1d(var, fields.smooth.phases, axis=0, mode="wrap")
+    for axis, (role, x) in enumerate(file.coords.items(), start=2):
+        if fields.smooth.degrees and role in ("lat", "lon") and len(x) > 2:
+            spacing = abs(float(x[1] - x[0]))
+            around = role == "lon" and abs(spacing * len(x) - 360) < spacing / 2
+            sigma = fields.smooth.degrees / spacing
+            var = gaussian_filter1d(var, sigma, axis=axis, mode="wrap" if around else "nearest")
+    return var

@@ -1,0 +1,1 @@
+r"""Starting ranks, here or on a cluster, and watching them."""

@@ -1,0 +1,99 @@
+r"""`hpcinv plan`: what a study would do, and what it would ask of the cluster. No torch here."""
+
+from __future__ import annotations
+
+__all__ = ["plan_table", "write_scripts"]
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..io.atomic import write_bytes
+from ..kinds.prepare import complete, input_digests, input_folders, place
+from ..kinds.study import Study
+from ..runs.progress import clock
+from .profile import Profile
+from .script import render
+
+
+def state(study: Study, runs: Path, name: str) -> str:
+    r"""`to run`, `complete`, or what an earlier start left."""
+    folder = place(study, runs, name)
+    if not folder.exists:
+        return "to run"
+    try:
+        if complete(folder, input_digests(input_folders(study, runs, name))):
+            return "complete"
+    except BadInput:
+        return "to run"
+    s = folder.manifest()["state"]
+    return {"prepared": "to run", "complete": "to run (inputs changed)"}.get(s, f"to go on ({s})")
+
+
+def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
+    r"""The DAG in the order it runs: job, what it waits for, ranks, memory, time limit."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title, right in (
+        ("job", 0),
+        ("kind", 0),
+        ("after", 0),
+        ("nodes", 1),
+        ("ranks", 1),
+        ("cpus", 1),
+        ("gpus", 1),
+        ("memory", 1),
+        ("limit", 1),
+        ("state", 0),
+        ("what", 0),
+    ):
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    hours = gpu_hours = 0.0
+    for name in study.order():
+        if name not in study.wanted:
+            continue
+        job = study.jobs[name]
+        r = job.resources
+        cpus = (r.cpus_per_task or profile.cpus_per_task) * r.tasks
+        hours += cpus * r.time / 3600
+        gpu_hours += r.gpus_per_task * r.tasks * r.time / 3600
+        what = "; ".join(f"{k} {v}" for k, v in job.figures(study, name).items())
+        table.add_row(
+            name,
+            job.kind,
+            ", ".join(study.parents(name)),
+            str(r.nodes),
+            str(r.tasks),
+            str(cpus),
+            str(r.gpus_per_task * r.tasks or ""),
+            f"{r.mem_per_task * r.tasks / 1e9:g} GB",
+            clock(r.time),
+            state(study, runs, name),
+            what,
+        )
+    table.caption = (
+        f"at most {hours:.3g} core hours"
+        + (f", {gpu_hours:.3g} GPU hours" if gpu_hours else "")
+        + f"; cluster profile '{profile.name}'"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def write_scripts(study: Study, runs: Path, profile: Profile, folder: Path) -> list[Path]:
+    r"""Writes the scripts `submit` would send, and the resolved job files beside them.
+
+    The scripts name the run folders that `submit` would make: `sbatch` them after copying each
+    job file there, or keep to `submit`, which does both.
+    """
+    written = []
+    folder.mkdir(parents=True, exist_ok=True)
+    order = [n for n in study.order() if n in study.wanted]
+    for i, name in enumerate(order, start=1):
+        run = place(study, runs, name)
+        script = folder / f"{i:02d}_{name}.sbatch"
+        write_bytes(script, render(run.name, study.jobs[name], profile, run.path).encode())
+        write_bytes(folder / f"{i:02d}_{name}.yaml", study.resolved(name).encode())
+        written.append(script)
+    return written

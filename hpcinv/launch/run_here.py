@@ -1,0 +1,119 @@
+r"""`hpcinv run`: the jobs of a study, one after another, on this machine."""
+
+from __future__ import annotations
+
+__all__ = ["run_here"]
+
+import json
+from pathlib import Path
+
+from ..errors import EXIT_STOPPED, BadInput
+from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
+from ..kinds.study import Study
+from .local import start, threads_per_rank
+from .show import Screen
+
+
+def ranks_of(study: Study, name: str, ranks: int | None) -> int:
+    r"""Ranks of a job here.
+
+    `--ranks` of a study is for its MPI jobs, whose results do not depend on it; training keeps
+    the number its job file says, since it is part of its arithmetic (how a batch is summed). Given
+    with one job's file, it holds for that job.
+    """
+    job = study.jobs[name]
+    if job.backend == "none":
+        return 1
+    if ranks is None or (job.backend == "torch" and len(study.wanted) > 1):
+        return job.resources.tasks
+    return ranks
+
+
+def run_here(study: Study, runs: Path, ranks: int | None, fresh: bool) -> int:
+    r"""Runs what is not complete yet; returns the exit code.
+
+    Raises:
+        BadInput: For mistakes known before anything runs.
+    """
+    study.check()
+    names = [n for n in study.order() if n in study.wanted]
+    for name in names:
+        study.jobs[name].fetch()
+    for name in names:
+        prepare(study, runs, name, fresh)
+    screen = Screen()
+    try:
+        for name in names:
+            code = _one(study, runs, name, ranks, screen)
+            if code:
+                left = len(names) - names.index(name) - 1
+                if left:
+                    screen.say(f"{left} jobs after it were not started")
+                return code
+        return 0
+    finally:
+        screen.close()
+
+
+def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen) -> int:
+    folder = place(study, runs, name)
+    job = study.jobs[name]
+    inputs = input_digests(input_folders(study, runs, name))
+    if complete(folder, inputs):
+        screen.job(name, "complete", "nothing to do")
+        return 0
+    if folder.manifest()["state"] == "complete":
+        screen.say(f"  {name}: its inputs have changed; the old run is set aside")
+        folder.set_aside()
+        folder = prepare(study, runs, name)
+    n = ranks_of(study, name, ranks)
+    threads = threads_per_rank(n, job.resources.cpus_per_task)
+    attempt = len(folder.manifest()["attempts"]) + 1
+    log = folder.logs / f"attempt-{attempt}.log"
+    again = f", attempt {attempt}" if attempt > 1 else ""
+    screen.job(name, "running", f"({n} rank{'s' * (n > 1)}{again})")
+    code = start(
+        folder.path / "job.yaml",
+        job.backend,
+        n,
+        threads,
+        log,
+        lambda: screen.watch(name, folder.path),
+    )
+    state = folder.manifest()["state"]
+    if code == 0 and state == "complete":
+        screen.job(name, "complete", last_line(log))
+        return 0
+    if code == EXIT_STOPPED:
+        screen.job(name, "stopped", "saved; the same command goes on from there")
+        return code
+    screen.job(name, "failed")
+    screen.say(cause(folder.path, log, code))
+    return code or 1
+
+
+def last_line(log: Path) -> str:
+    r"""What the job said before its closing line, for the summary."""
+    lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
+    said = [
+        x for x in lines if not x.startswith(("hpcinv", "importing")) and " complete in " not in x
+    ]
+    return said[-1].strip()[:90] if said else ""
+
+
+def cause(folder: Path, log: Path, code: int) -> str:
+    r"""Why a job failed: the first failing rank's own words, else the end of the log."""
+    try:
+        report = json.loads((folder / "failure.json").read_text())
+        return f"  rank {report['rank']}: {report['error']}\n  log: {log}"
+    except (FileNotFoundError, ValueError):
+        lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+    tail = "\n".join(f"    {x}" for x in lines)
+    how = f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
+    return f"  {how}; the end of its log:\n{tail}\n  log: {log}"
+
+
+def rank_must_fit(ranks: int | None, size: int) -> None:
+    r"""Raises BadInput where `--ranks` disagrees with the world a launcher made."""
+    if ranks is not None and ranks != size:
+        raise BadInput(f"--ranks {ranks} disagrees with the {size} ranks that were started")
