@@ -1,0 +1,110 @@
+r"""The exact denoiser of a linear-Gaussian trajectory, as the skip of a trained one.
+
+Latents of an archive too small for a network to learn its covariance well are first described by
+a Gaussian: spatial modes, each an independent first-order autoregression in time. For that process
+the denoiser is known exactly; the network learns what the Gaussian leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+
+class GaussianSkip(nn.Module):
+    r"""E[x | x_t] for modes with variances :math:`\lambda_k` and lag-one correlations :math:`\rho_k`.
+
+    With :math:`x = U a` and Cov(a_{k,i}, a_{k,j}) = :math:`\lambda_k \rho_k^{|i - j|}`, each mode
+    is denoised apart by :math:`\alpha T_k (\alpha^2 T_k + \sigma^2 I)^{-1}`. Directions outside
+    the kept modes have the variance `rest` and no correlation in time.
+
+    Arguments:
+        size: The number of values :math:`D` of a frame.
+        modes: The number :math:`k` of modes kept, at most D.
+    """
+
+    def __init__(self, size: int, modes: int) -> None:
+        super().__init__()
+        self.register_buffer("modes", torch.eye(size, modes))
+        self.register_buffer("variance", torch.ones(modes))
+        self.register_buffer("memory", torch.zeros(modes))
+        self.register_buffer("rest", torch.ones(()))
+        self._eigen: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GaussianSkip:
+        # A network may be cast to 16 bits; the statistics it starts from keep their precision.
+        def keep_wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            wide = moved.dtype in (torch.float32, torch.float64)
+            return moved if wide else tensor.to(moved.device)
+
+        return super()._apply(keep_wide, recurse)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, shrinkage: float = 0.1) -> None:
+        r"""Measures the modes on training windows.
+
+        Arguments:
+            x: Training windows, with shape :math:`(N, W, *)` and D values per frame.
+            shrinkage: The weight given to the diagonal of the covariance, which an archive of
+                few windows needs (Ledoit and Wolf, 2004).
+        """
+        x = x.flatten(2)
+        frames = x.flatten(0, 1)
+        covariance = frames.T @ frames / len(frames)
+        diagonal = torch.diag(covariance.diagonal())
+        covariance = (1 - shrinkage) * covariance + shrinkage * diagonal
+        values, vectors = torch.linalg.eigh(covariance)
+        k = len(self.variance)
+        values, vectors = values.flip(0).clamp_min(1e-4), vectors.flip(1)
+        # Eigenvectors are defined up to their sign: fix it, so that two fits agree.
+        sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        vectors = vectors * sign
+        self.modes.copy_(vectors[:, :k])
+        self.variance.copy_(values[:k])
+        if k < len(values):
+            self.rest.copy_(values[k:].mean())
+        if x.shape[1] > 1:
+            a = x @ self.modes
+            lagged = (a[:, 1:] * a[:, :-1]).mean((0, 1)) / a.square().mean((0, 1)).clamp_min(1e-12)
+            self.memory.copy_(lagged.clamp(0.0, 0.98))
+        self._eigen.clear()
+
+    def _temporal(self, length: int) -> tuple[Tensor, Tensor]:
+        r"""Eigenvalues (k, W) and eigenvectors (k, W, W) of every mode's correlation in time."""
+        key = (length, self.memory.device, self.memory.dtype)
+        if key not in self._eigen:
+            with torch.no_grad():
+                i = torch.arange(length, device=self.memory.device)
+                lag = (i[:, None] - i[None, :]).abs()
+                correlation = self.memory.double()[:, None, None] ** lag
+                values, vectors = torch.linalg.eigh(correlation)
+                self._eigen[key] = values.to(self.memory), vectors.to(self.memory)
+        return self._eigen[key]
+
+    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        r"""
+        Arguments:
+            x_t: Noisy windows, with shape :math:`(B, W, *)`.
+            alpha: The scales :math:`\alpha_t`, with shape :math:`(B)`.
+            sigma: The noise levels :math:`\sigma_t`, with shape :math:`(B)`.
+
+        Returns:
+            The posterior means, with the shape of `x_t`.
+        """
+        shape = x_t.shape
+        x = x_t.flatten(2)
+        values, vectors = self._temporal(shape[1])
+        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        a = x @ self.modes  # (B, W, k)
+        power = (self.variance[:, None] * values).T[None]  # (1, W, k)
+        gain = alpha * power / (alpha**2 * power + sigma**2)
+        a_hat = torch.einsum("kwi,bwk->bik", vectors, a) * gain
+        a_hat = torch.einsum("kwi,bik->bwk", vectors, a_hat)
+        if len(self.variance) == x.shape[-1]:
+            return (a_hat @ self.modes.T).reshape(shape)
+        outside = alpha * self.rest / (alpha**2 * self.rest + sigma**2)
+        return (outside * x + (a_hat - outside * a) @ self.modes.T).reshape(shape)

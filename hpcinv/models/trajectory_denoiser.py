@@ -1,0 +1,219 @@
+r"""Denoiser of windows of a trajectory, with any number of frames.
+
+Space and time are mixed in turn: a convolution over the grid, a convolution over the neighbouring
+frames, and, for large models, attention over the grid and over the frames. Nothing depends on the
+length of the window, so a model trained on windows of 8 frames is evaluated on 24.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from azula.denoise import Denoiser, DiracPosterior
+from azula.nn.attention import MultiheadSelfAttention
+from azula.nn.utils import checkpoint
+from azula.noise import VESchedule
+from torch import Tensor
+
+from hpcinv.models.gaussian_skip import GaussianSkip
+from hpcinv.models.grid_layers import GridConv
+
+
+class NoiseEmbedding(nn.Module):
+    r"""Features of :math:`\log \sigma_t / \alpha_t` and of each frame's context.
+
+    Arguments:
+        features: The number of features returned.
+        context: The number :math:`K` of context features per frame.
+        frequencies: The number of sine-cosine pairs of the noise level.
+    """
+
+    def __init__(self, features: int, context: int, frequencies: int = 8) -> None:
+        super().__init__()
+        # exp(-1) .. exp(1.5) radians per unit of log sigma: resolves a range of about +-4.
+        pitch = torch.exp(torch.linspace(-1.0, 1.5, frequencies))
+        self.register_buffer("pitch", pitch, persistent=False)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * frequencies + 1 + context, features),
+            nn.SiLU(),
+            nn.Linear(features, features),
+            nn.SiLU(),
+        )
+
+    def forward(self, level: Tensor, context: Tensor) -> Tensor:
+        r"""Maps levels (B,) and contexts (B, W, K) to features (B, W, F)."""
+        level = level[:, None]
+        angle = level * self.pitch
+        level = torch.cat([angle.sin(), angle.cos(), level / 3], dim=-1)
+        level = level[:, None].expand(-1, context.shape[1], -1)
+        return self.layers(torch.cat([level, context], dim=-1))
+
+
+class SpaceTimeBlock(nn.Module):
+    r"""One modulated residual block over the grid and the frames.
+
+    Arguments:
+        width: The number of channels.
+        features: The number of features of the embedding that modulates the block.
+        heads: The number of attention heads over the grid and the frames, 0 for none.
+        periodic: Whether the last axis of the grid closes on itself.
+    """
+
+    def __init__(self, width: int, features: int, heads: int, periodic: bool) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(features, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.space = GridConv(width, width, periodic)
+        self.before = nn.Conv2d(width, width, 1, bias=False)
+        self.now = nn.Conv2d(width, width, 1)
+        self.after = nn.Conv2d(width, width, 1, bias=False)
+        for layer in (self.before, self.now, self.after):
+            layer.weight.data.mul_(1 / math.sqrt(3))
+        self.attention = nn.ModuleList(
+            MultiheadSelfAttention(width, attention_heads=heads) for _ in range(2 if heads else 0)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        r"""Maps (B, W, C, h, w), with an embedding (B, W, F), to the same shape."""
+        b, n, c, h, w = x.shape
+        scale, shift, gate = self.modulation(embedding)[..., None, None].chunk(3, dim=2)
+        y = F.group_norm(x.flatten(0, 1), 1).unflatten(0, (b, n))
+        y = y * (1 + scale) + shift
+        y = F.silu(self.space(y.flatten(0, 1)))
+        now = self.now(y).unflatten(0, (b, n))
+        y = y.unflatten(0, (b, n))
+        if n > 1:
+            # Convolution over frames written as shifts: no permutation of the grid is needed.
+            before = self.before(y[:, :-1].flatten(0, 1)).unflatten(0, (b, n - 1))
+            after = self.after(y[:, 1:].flatten(0, 1)).unflatten(0, (b, n - 1))
+            now = now + F.pad(before, (0, 0, 0, 0, 0, 0, 1, 0))
+            now = now + F.pad(after, (0, 0, 0, 0, 0, 0, 0, 1))
+        x = x + now * (1 + gate)
+        if len(self.attention):
+            over_grid, over_frames = self.attention
+            y = x.permute(0, 1, 3, 4, 2).reshape(b * n, h * w, c)
+            y = y + over_grid(F.layer_norm(y, (c,)))
+            y = y.reshape(b, n, h * w, c).transpose(1, 2).reshape(b * h * w, n, c)
+            y = y + over_frames(F.layer_norm(y, (c,)))
+            x = y.reshape(b, h, w, n, c).permute(0, 3, 4, 1, 2)
+        return x
+
+
+class TrajectoryDenoiser(Denoiser):
+    r"""Estimates :math:`E[x | x_t]` for windows of latents or states.
+
+    Preconditioned as by Karras et al. (2022), for unit variances and any :math:`\alpha_t`:
+
+    .. math:: d(x_t) = s(x_t) + \frac{\sigma_t}{\sqrt{\alpha_t^2 + \sigma_t^2}} \,
+        n\left( \frac{x_t}{\sqrt{\alpha_t^2 + \sigma_t^2}}, \log \frac{\sigma_t}{\alpha_t} \right)
+
+    with the skip :math:`s` either :math:`\alpha_t x_t / (\alpha_t^2 + \sigma_t^2)` or, with
+    `modes` > 0, the exact denoiser of a Gaussian (:class:`GaussianSkip`, fitted before training).
+
+    Arguments:
+        channels: The number of channels :math:`c` of a frame.
+        grid: The grid of a frame: :math:`(h, w)`, :math:`(w)` or :math:`()`.
+        width: The number of channels inside.
+        depth: The number of blocks.
+        heads: The number of attention heads, 0 for convolutions only.
+        position: The number of learnt position features.
+        context: The number :math:`K` of context features per frame.
+        modes: The number of modes of the Gaussian skip, 0 for none.
+        sigma_min: The smallest noise level.
+        sigma_max: The largest noise level.
+        periodic: Whether the last axis of the grid closes on itself.
+        checkpointing: Whether blocks are recomputed in the backward pass, to save memory.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, ...],
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 0,
+        position: int = 4,
+        context: int = 2,
+        modes: int = 0,
+        sigma_min: float = 0.02,
+        sigma_max: float = 20.0,
+        periodic: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        grid = tuple(int(n) for n in grid)
+        if len(grid) > 2:
+            raise ValueError(f"a frame has at most two axes, got the grid {grid}")
+        self.schedule = VESchedule(sigma_min=sigma_min, sigma_max=sigma_max)
+        self.channels, self.grid, self.context = channels, grid, context
+        # Fewer axes are a grid with rows of one: the same layers serve columns and plain vectors.
+        self.plane = (1,) * (2 - len(grid)) + grid
+        self.checkpointing = checkpointing
+        features = max(64, width)
+        self.embedding = NoiseEmbedding(features, context)
+        self.position = nn.Parameter(torch.zeros(1, position, *self.plane))
+        self.enter = nn.Conv2d(channels + position, width, 1)
+        periodic = periodic and self.plane[1] > 1
+        self.blocks = nn.ModuleList(
+            SpaceTimeBlock(width, features, heads, periodic) for _ in range(depth)
+        )
+        self.leave = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        size = channels * math.prod(grid)
+        self.skip = GaussianSkip(size, min(modes, size)) if modes else None
+
+    def time(self, level: Tensor) -> Tensor:
+        r"""The time at which :math:`\log \sigma_t / \alpha_t` has some value, within [0, 1]."""
+        low, high = math.log(self.schedule.sigma_min), math.log(self.schedule.sigma_max)
+        return ((level - low) / (high - low)).clamp(0.0, 1.0)
+
+    def _network(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        b, n = x.shape[:2]
+        embedding = self.embedding(level, context)
+        y = x.flatten(0, 1)
+        y = torch.cat([y, self.position.expand(len(y), -1, -1, -1)], dim=1)
+        y = self.enter(y).unflatten(0, (b, n))
+        for block in self.blocks:
+            y = checkpoint(block)(y, embedding) if self.checkpointing else block(y, embedding)
+        return self.leave(y.flatten(0, 1)).unflatten(0, (b, n))
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, context: Tensor | None = None, **kwargs
+    ) -> DiracPosterior:
+        r"""
+        Arguments:
+            x_t: Noisy windows, with shape :math:`(B, W, c, *grid)`.
+            t: The time, with shape :math:`()` or :math:`(B)`.
+            context: The context of each frame, with shape :math:`(B, W, K)` or :math:`(W, K)`;
+                zeros when it is None.
+
+        Returns:
+            The posterior, with its mean of the shape of `x_t`.
+        """
+        b, n = x_t.shape[:2]
+        alpha, sigma = self.schedule(t.expand(b))
+        alpha, sigma = alpha.to(x_t), sigma.to(x_t)
+        if context is None:
+            context = x_t.new_zeros(b, n, self.context)
+        context = context.expand(b, n, self.context)
+        unit = torch.rsqrt(alpha**2 + sigma**2)
+
+        def column(v: Tensor) -> Tensor:
+            return v.reshape(-1, *(1,) * (x_t.ndim - 1))
+
+        if self.skip is None:
+            mean = column(alpha * unit**2) * x_t
+        else:
+            mean = self.skip(x_t, alpha, sigma)
+        inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
+        dtype = self.enter.weight.dtype
+        output = self._network(
+            inner.to(dtype), torch.log(sigma / alpha).to(dtype), context.to(dtype)
+        )
+        mean = mean + column(sigma * unit) * output.to(x_t).reshape(x_t.shape)
+        return DiracPosterior(mean=mean)

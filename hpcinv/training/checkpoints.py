@@ -1,0 +1,198 @@
+r"""Checkpoints that are whole or are not there.
+
+    checkpoints/
+      step-300-a2/          a tag: step, attempt. Never used twice.
+        *.pt                the engine's state, one file per rank and kind
+        average-0000.safetensors   the moving average, per rank
+        manifest.json       the size and digest of every file; written last
+      latest                the name of a tag, moved by one rename after all ranks are done
+
+A kill at any moment leaves `latest` on a whole checkpoint. A file damaged later is found by its
+digest, and the newest whole tag is taken instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcinv.errors import BadInput
+from hpcinv.io.atomic import sync, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from hpcinv.parallel import World
+
+_TAG = re.compile(r"^step-(\d+)-a(\d+)$")
+MANIFEST, LATEST = "manifest.json", "latest"
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class Checkpoints:
+    r"""The checkpoints of one training, seen by all its ranks.
+
+    Arguments:
+        folder: The folder `checkpoints`.
+        world: The ranks that save and load together.
+        keep: The number of whole checkpoints kept.
+        attempt: The number of this start of the job. A number whose tag exists is passed over.
+    """
+
+    def __init__(
+        self, folder: Path | str, world: World, keep: int = 2, attempt: int | None = None
+    ) -> None:
+        self.folder, self.world, self.keep = Path(folder), world, keep
+        if world.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if attempt is None:
+                attempt = 1 + max((a for _, a, _ in self._tags()), default=0)
+        self.attempt = int(world.broadcast(attempt))
+
+    def _tags(self) -> list[tuple[int, int, str]]:
+        r"""(step, attempt, name) of every tag's folder, newest last."""
+        if not self.folder.is_dir():
+            return []
+        found = (_TAG.match(entry.name) for entry in self.folder.iterdir())
+        return sorted((int(m[1]), int(m[2]), m[0]) for m in found if m)
+
+    def save(self, engine: Any, average: dict[str, Any] | None, state: dict[str, Any]) -> str:
+        r"""Writes a checkpoint and moves `latest` to it. Collective.
+
+        Arguments:
+            engine: The DeepSpeed engine.
+            average: This rank's shards of the moving average.
+            state: What must agree when it is loaded; `step` among it.
+
+        Returns:
+            The checkpoint's tag.
+        """
+        from safetensors.torch import save as to_bytes
+
+        rank, size = self.world.rank, self.world.size
+        tag = None
+        if rank == 0:
+            attempt = self.attempt
+            while (self.folder / f"step-{state['step']}-a{attempt}").exists():
+                attempt += 1
+            tag = f"step-{state['step']}-a{attempt}"
+            (self.folder / tag).mkdir()
+        tag = self.world.broadcast(tag)
+        place = self.folder / tag
+        engine.save_checkpoint(
+            str(self.folder), tag=tag, client_state={"step": state["step"]}, save_latest=False
+        )
+        if average is not None and (rank == 0 or not state["replicated"]):
+            write_bytes(place / f"average-{rank:04d}.safetensors", to_bytes(average))
+        self.world.barrier("checkpoint files")
+        # Every rank reads back and flushes its share of the files, whoever wrote them: what is
+        # digested is what reached the file system.
+        names = sorted(p.name for p in place.iterdir() if p.is_file())[rank::size]
+        mine = []
+        for name in names:
+            sync(place / name)
+            mine.append([name, (place / name).stat().st_size, _digest(place / name)])
+        everyone = self.world.gather(mine)
+        if rank == 0:
+            files = {n: {"bytes": b, "digest": d} for part in everyone for n, b, d in part}
+            sync(place)
+            write_json(place / MANIFEST, {**state, "tag": tag, "files": files})
+            write_bytes(self.folder / LATEST, f"{tag}\n".encode())
+            self._prune(tag)
+        self.world.barrier("checkpoint committed")
+        return tag
+
+    def _prune(self, latest: str) -> None:
+        r"""Removes whole checkpoints beyond the last kept, and torn ones older than the latest."""
+        names = [name for *_, name in self._tags() if name != latest]
+        whole = [n for n in names if (self.folder / n / MANIFEST).exists()]
+        torn = [n for n in names if n not in whole]
+        for name in torn + whole[: max(0, len(whole) - (self.keep - 1))]:
+            # Without its manifest a tag is not whole, so a kill inside the removal is harmless.
+            (self.folder / name / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _verdict(self, tag: str) -> tuple[dict[str, Any] | None, str]:
+        r"""The tag's manifest if all its files are as they were written, else why not."""
+        place = self.folder / tag
+        manifest, problem = None, ""
+        try:
+            manifest = json.loads((place / MANIFEST).read_text())
+            names = sorted(manifest["files"])[self.world.rank :: self.world.size]
+            for name in names:
+                told = manifest["files"][name]
+                if (place / name).stat().st_size != told["bytes"]:
+                    raise OSError(f"{name} is torn")
+                if _digest(place / name) != told["digest"]:
+                    raise OSError(f"{name} differs from its digest")
+        except (OSError, ValueError, KeyError) as error:
+            problem = str(error) or type(error).__name__
+        problems = [p for p in self.world.all_gather(problem) if p]
+        return (None, problems[0]) if problems else (manifest, "")
+
+    def newest(self) -> dict[str, Any] | None:
+        r"""The manifest of the newest whole checkpoint, or None where there is none. Collective.
+
+        `latest` is tried first, then older and stray tags; each that fails costs a warning.
+        """
+        candidates: list[str] = []
+        if self.world.rank == 0:
+            names = [name for *_, name in reversed(self._tags())]
+            try:
+                first = (self.folder / LATEST).read_text().strip()
+            except OSError:
+                first = ""
+            candidates = [n for n in names if n == first] + [n for n in names if n != first]
+        candidates = self.world.broadcast(candidates)
+        for tag in candidates:
+            manifest, problem = self._verdict(tag)
+            if manifest is not None:
+                return manifest
+            if self.world.rank == 0 and (self.folder / tag / MANIFEST).exists():
+                warnings.warn(
+                    f"checkpoint {tag} is not whole ({problem}); taking the one before it",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return None
+
+    def load(self, engine: Any, manifest: dict[str, Any]) -> dict[str, Any] | None:
+        r"""Loads a checkpoint into an engine. Collective.
+
+        Arguments:
+            engine: The engine, as freshly started.
+            manifest: What :meth:`newest` returned.
+
+        Returns:
+            This rank's shards of the moving average, or None where it was not kept.
+
+        Raises:
+            BadInput: If the checkpoint belongs to somebody else, or to another number of ranks
+                and cannot be spread anew.
+        """
+        from safetensors.torch import load as from_bytes
+
+        place = self.folder / manifest["tag"]
+        for name in manifest["files"]:
+            # Loading unpickles, which runs what the file says: only for files of one's own.
+            if name.endswith(".pt") and (place / name).stat().st_uid != os.getuid():
+                raise BadInput("a checkpoint that belongs to another user", where=place / name)
+        if manifest["world"] != self.world.size and not manifest["replicated"]:
+            raise BadInput(
+                f"a checkpoint of {manifest['world']} ranks with ZeRO stage {manifest['zero']} "
+                f"cannot be resumed by {self.world.size}",
+                where=place,
+                instead=f"Start {manifest['world']} ranks, or train with zero: 0, fp32.",
+            )
+        engine.load_checkpoint(str(self.folder), tag=manifest["tag"])
+        rank = 0 if manifest["replicated"] else self.world.rank
+        average = place / f"average-{rank:04d}.safetensors"
+        return from_bytes(average.read_bytes()) if average.exists() else None

@@ -1,0 +1,154 @@
+r"""Typed fields of training, without any heavy import: the planner and the schema read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainConfig(_Fields):
+    r"""How a model is optimised. Limits are numbers of steps, never times: a run is a function
+    of its fields and its seed."""
+
+    steps: Annotated[int, Field(gt=0, description="optimiser steps")]
+    batch: Annotated[int, Field(gt=0, description="samples per step, over all ranks")]
+    accumulation: Annotated[
+        int, Field(gt=0, description="parts into which a rank cuts its share of the batch")
+    ] = 1
+    learning_rate: Annotated[float, Field(gt=0, description="largest learning rate")] = 1e-3
+    final_learning_rate: Annotated[
+        float, Field(ge=0, description="learning rate of the last step, relative to the largest")
+    ] = 0.0
+    warmup: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 30
+    schedule: Annotated[
+        Literal["cosine", "constant"], Field(description="course of the rate after warm-up")
+    ] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, description="decoupled weight decay")] = 1e-2
+    betas: Annotated[tuple[float, float], Field(description="AdamW's moments")] = (0.9, 0.999)
+    clip: Annotated[float, Field(ge=0, description="largest norm of the gradient, 0 for any")] = (
+        1.0
+    )
+    ema: Annotated[
+        float, Field(ge=0, lt=1, description="decay of the averaged weights, 0 for none")
+    ] = 0.995
+    zero: Annotated[
+        Literal[0, 1, 2, 3],
+        Field(
+            description="ZeRO stage: 0 replicates, 1 shards the optimiser, 2 the gradients, "
+            "3 the weights"
+        ),
+    ] = 0
+    precision: Annotated[Literal["fp32", "bf16"], Field(description="of the network")] = "fp32"
+    checkpoint_every: Annotated[int, Field(gt=0, description="steps between checkpoints")] = 500
+    keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 2
+    validate_every: Annotated[
+        int, Field(ge=0, description="steps between validations, 0 for only at the end")
+    ] = 0
+    validation_samples: Annotated[int, Field(ge=0, description="samples of a validation")] = 32
+    log_every: Annotated[int, Field(gt=0, description="steps between lines of metrics")] = 10
+    seed: Annotated[int, Field(ge=0, description="of weights, order, augmentation and noise")] = 0
+
+    @model_validator(mode="after")
+    def _cut(self) -> TrainConfig:
+        if self.batch % self.accumulation:
+            raise ValueError(
+                f"a batch of {self.batch} samples does not divide into "
+                f"{self.accumulation} accumulation steps"
+            )
+        return self
+
+    def rate(self, step: int) -> float:
+        r"""The learning rate of a step, counted from 0."""
+        import math
+
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "constant":
+            return self.learning_rate * warm
+        course = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
+        low = self.final_learning_rate
+        return self.learning_rate * warm * (low + (1 - low) * course)
+
+    def decay(self, step: int) -> float:
+        r"""The decay of the average at a step: young averages forget faster."""
+        return min(self.ema, (step + 1) / (step + 11))
+
+
+class MixingConfig(_Fields):
+    r"""Localised mixing of the training windows (:mod:`hpcinv.training.augmentation`)."""
+
+    length_km: Annotated[float, Field(gt=0, description="localisation length")] = 2000.0
+    terms: Annotated[int, Field(gt=0, description="archive windows in each mixture")] = 24
+    bank: Annotated[int, Field(ge=4, description="mixtures made once, then turned in pairs")] = 256
+
+
+class AutoencoderConfig(_Fields):
+    r"""An autoencoder of states on a latitude-longitude grid."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    latent_channels: Annotated[int, Field(gt=0, description="channels of a latent")] = 16
+    stride: Annotated[int, Field(gt=1, description="grid points per latent cell and axis")] = 8
+    width: Annotated[int, Field(gt=0, description="features on the latent grid")] = 64
+    depth: Annotated[int, Field(ge=0, description="residual blocks on each side")] = 0
+    position: Annotated[int, Field(ge=0, description="learnt position features")] = 4
+    context: Annotated[int, Field(ge=0, description="context features of a state")] = 0
+    bound: Annotated[float, Field(gt=0, description="value at which latents saturate")] = 8.0
+    periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
+
+
+class AutoencoderLoss(_Fields):
+    r"""What an autoencoder is trained for."""
+
+    noise: Annotated[float, Field(ge=0, description="noise injected into the latents")] = 0.1
+    variance: Annotated[
+        float, Field(ge=0, description="weight of the pull of latents towards unit variance")
+    ] = 0.05
+    residuals: Annotated[
+        int, Field(ge=0, description="residual fields kept as the decoder's error, 0 for none")
+    ] = 24
+    residual_length_km: Annotated[
+        float, Field(gt=0, description="localisation length of the decoder's error")
+    ] = 600.0
+
+
+class TrajectoryDenoiserConfig(_Fields):
+    r"""A denoiser of windows of latents or states."""
+
+    name: Literal["trajectory_denoiser"] = "trajectory_denoiser"
+    width: Annotated[int, Field(gt=0, description="channels inside")] = 64
+    depth: Annotated[int, Field(gt=0, description="space-time blocks")] = 4
+    heads: Annotated[int, Field(ge=0, description="attention heads, 0 for convolutions only")] = 0
+    position: Annotated[int, Field(ge=0, description="learnt position features")] = 4
+    context: Annotated[int, Field(ge=0, description="context features of a frame")] = 2
+    modes: Annotated[int, Field(ge=0, description="modes of the Gaussian skip, 0 for none")] = 0
+    sigma_min: Annotated[float, Field(gt=0, description="smallest noise level")] = 0.02
+    sigma_max: Annotated[float, Field(gt=0, description="largest noise level")] = 20.0
+    periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
+    checkpointing: Annotated[bool, Field(description="recompute blocks to save memory")] = False
+
+    @model_validator(mode="after")
+    def _order(self) -> TrajectoryDenoiserConfig:
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigma_min {self.sigma_min} must be smaller than sigma_max {self.sigma_max}"
+            )
+        return self
+
+
+class DiffusionLoss(_Fields):
+    r"""The distribution of noise levels in training: log-normal (Karras et al., 2022)."""
+
+    log_sigma_mean: Annotated[float, Field(description="mean of log sigma/alpha")] = 0.2
+    log_sigma_std: Annotated[
+        float, Field(gt=0, description="standard deviation of log sigma/alpha")
+    ] = 1.3
+    shrinkage: Annotated[
+        float, Field(ge=0, le=1, description="of the Gaussian skip's covariance")
+    ] = 0.1
+    rotation: Annotated[
+        bool, Field(description="turn pairs of windows by random angles: for nearly Gaussian data")
+    ] = False

@@ -1,0 +1,186 @@
+r"""What a training reads: samples that are functions of (seed, epoch, sample).
+
+A dataset has a length and draws a sample by its number, so a sample does not depend on which
+rank asks for it, in which order, or after how many restarts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hpcinv.diffusion.noise import generator
+from hpcinv.errors import BadInput
+
+if TYPE_CHECKING:
+    from hpcinv.io.store import TrajectoryStore
+    from hpcinv.training.augmentation import LocalisedMixing
+
+Sample = dict[str, np.ndarray]
+KEPT_IN_MEMORY = 1 << 30
+
+
+class Dataset(Protocol):
+    r"""Samples by number."""
+
+    def __len__(self) -> int:
+        r"""The number of samples of an epoch."""
+        ...
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        r"""A sample: `x` with shape (W, C, *grid), `context` with shape (W, K)."""
+        ...
+
+
+class WindowDataset:
+    r"""Standardised windows of a trajectory store.
+
+    Windows are read as they are asked for; a store smaller than a gibibyte is read once.
+
+    Arguments:
+        store: The store.
+        window: The number of frames :math:`W` of a window.
+        within: Keep only windows inside this half-open range of frames.
+
+    Raises:
+        BadInput: If no segment of the store is as long as a window.
+    """
+
+    def __init__(
+        self, store: TrajectoryStore, window: int, within: tuple[int, int] | None = None
+    ) -> None:
+        self.store, self.window = store, window
+        self.starts = store.windows(window, within)
+        if len(self.starts) == 0:
+            longest = max((b - a for a, b in store.segments), default=0)
+            raise BadInput(
+                f"no window of {window} frames fits in the store",
+                where=store.folder,
+                instead=f"Its longest segment has {longest} frames in {within or 'all'}.",
+            )
+        self._table = store.context()
+        size = 4 * store.length * len(store.channels) * int(np.prod(store.grid))
+        self._kept = store.standardised(0, store.length) if size <= KEPT_IN_MEMORY else None
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def frames(self, number: int) -> np.ndarray:
+        r"""The frame numbers of a window, with shape (W)."""
+        return int(self.starts[number]) + np.arange(self.window)
+
+    def context(self, number: int) -> np.ndarray:
+        r"""The context of a window, with shape (W, K); K is 0 without a calendar."""
+        if self._table is None:
+            return np.zeros((self.window, 0), np.float32)
+        return np.asarray(self._table[self.frames(number)], np.float32)
+
+    def array(self) -> np.ndarray:
+        r"""All windows, with shape (N, W, C, *grid)."""
+        return np.stack([self.sample(0, i)["x"] for i in range(len(self))])
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        r"""The window `number`; the same in every epoch."""
+        start = int(self.starts[number])
+        if self._kept is not None:
+            x = self._kept[start : start + self.window]
+        else:
+            x = self.store.standardised(start, start + self.window)
+        return {"x": np.asarray(x, np.float32), "context": self.context(number)}
+
+
+class MixedDataset:
+    r"""Windows drawn by localised mixing, each with the context of some archive window.
+
+    Arguments:
+        mixing: The augmentation.
+        archive: The windows it was made from, for their contexts.
+        size: The number of draws called an epoch.
+        within: The part of the mixing's bank used.
+    """
+
+    def __init__(
+        self,
+        mixing: LocalisedMixing,
+        archive: WindowDataset,
+        size: int = 1024,
+        within: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.mixing, self.archive, self.size, self.within = mixing, archive, size, within
+
+    def __len__(self) -> int:
+        return self.size
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        r"""A mixture: new in every epoch."""
+        which = self.mixing.label(epoch, number, len(self.archive))
+        return {
+            "x": self.mixing.draw(epoch, number, self.within),
+            "context": self.archive.context(which),
+        }
+
+
+class RotatedPairs:
+    r"""Turns pairs of windows by a random angle: :math:`\cos\varphi\,x_i + \sin\varphi\,x_j`.
+
+    Zero-mean Gaussian data keep their distribution exactly, so that a nearly Gaussian dataset of
+    a few hundred windows becomes endless.
+
+    Arguments:
+        dataset: The windows.
+        seed: The seed of partners and angles.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        r"""The window `number` turned towards another; it keeps its context."""
+        rng = generator(self.seed, "rotated-pairs", epoch, number)
+        partner = int(rng.integers(len(self.dataset)))
+        angle = rng.uniform(0, 2 * np.pi)
+        if partner == number:
+            angle = 0.0
+        first = self.dataset.sample(epoch, number)
+        x = np.float32(np.cos(angle)) * first["x"]
+        x += np.float32(np.sin(angle)) * self.dataset.sample(epoch, partner)["x"]
+        return {**first, "x": x}
+
+
+def shuffled(seed: int, epoch: int, size: int) -> np.ndarray:
+    r"""The order of an epoch's samples."""
+    return generator(seed, "order", epoch).permutation(size)
+
+
+class Order:
+    r"""The endless sequence of samples of a training: position -> (epoch, sample).
+
+    Arguments:
+        seed: The seed of the training.
+        size: The number of samples of an epoch.
+    """
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size = seed, size
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        epoch, place = divmod(position, self.size)
+        if epoch not in self._epochs:
+            if len(self._epochs) > 2:
+                self._epochs.clear()
+            self._epochs[epoch] = shuffled(self.seed, epoch, self.size)
+        return epoch, int(self._epochs[epoch][place])
+
+    def batch(self, step: int, size: int) -> list[tuple[int, int]]:
+        r"""The samples of an optimiser step, the same for any number of ranks."""
+        return [self[step * size + i] for i in range(size)]
+
+
+def stack(samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    r"""Joins samples into a batch along a new first axis."""
+    return {key: np.stack([s[key] for s in samples]) for key in samples[0]}

@@ -1,0 +1,61 @@
+r"""Learning a denoiser of trajectories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcinv.models import build
+from hpcinv.training.config import DiffusionLoss
+from hpcinv.training.data import Dataset, Sample
+from hpcinv.training.learner import Learner
+
+FITTED = 2048
+
+
+class DiffusionLearner(Learner):
+    r"""The denoising loss, weighted so that every noise level counts alike.
+
+    .. math:: \ell = \left\langle \frac{\alpha_t^2 + \sigma_t^2}{\sigma_t^2}
+        \, (d(\alpha_t x + \sigma_t \varepsilon, t) - x)^2 \right\rangle
+
+    with :math:`\log \sigma_t / \alpha_t` normal (Karras et al., 2022).
+
+    Arguments:
+        model: The denoiser's mapping for :func:`hpcinv.models.build`.
+        loss: The distribution of noise levels, and the Gaussian skip's fit.
+        seed: The seed of the initial weights.
+    """
+
+    def __init__(
+        self, model: dict[str, Any], loss: DiffusionLoss | None = None, *, seed: int = 0
+    ) -> None:
+        super().__init__(build(model, seed=seed), model)
+        self.terms = loss or DiffusionLoss()
+
+    def setup(self, dataset: Dataset) -> None:
+        r"""Fits the Gaussian skip to the training windows."""
+        if self.module.skip is None:
+            return
+        number = min(FITTED, len(dataset))
+        x = np.stack([dataset.sample(1 << 20, i)["x"] for i in range(number)])
+        self.module.skip.fit(torch.from_numpy(x), self.terms.shrinkage)
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        level = self.terms.log_sigma_mean + self.terms.log_sigma_std * rng.standard_normal()
+        noise = rng.standard_normal(sample["x"].shape, dtype=np.float32)
+        return {**sample, "level": np.float32(level), "noise": noise}
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        x = batch["x"]
+        t = self.module.time(batch["level"])
+        alpha, sigma = self.module.schedule(t)
+        column = (-1, *(1,) * (x.ndim - 1))
+        alpha, sigma = alpha.reshape(column), sigma.reshape(column)
+        context = batch["context"] if self.module.context else None
+        d = self.module(alpha * x + sigma * batch["noise"], t, context=context).mean
+        weight = (alpha / sigma) ** 2 + 1
+        return (weight * (d.float() - x).square()).mean()

@@ -1,0 +1,206 @@
+r"""The DeepSpeed engine: made quietly, and its 32-bit weights reached the same way at any stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from hpcinv.errors import BadInput
+from hpcinv.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from hpcinv.parallel import World
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    r"""DeepSpeed logs and its subprocesses print on descriptor 1, which belongs to the caller."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _import_deepspeed() -> Any:
+    import logging
+
+    if not torch.cuda.is_available():
+        # Left to itself DeepSpeed probes for accelerators, which takes seconds.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with _stdout_to_stderr():
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel(logging.ERROR)
+        if not torch.cuda.is_available():
+            # Otherwise a shared-memory collective is compiled by g++ at every first start.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def micro_batch(config: TrainConfig, world: World) -> int:
+    r"""Samples of one forward pass of one rank.
+
+    Raises:
+        BadInput: If the batch does not divide among the ranks.
+    """
+    parts = world.size * config.accumulation
+    if config.batch % parts:
+        nearest = max(1, round(config.batch / parts)) * parts
+        raise BadInput(
+            f"a batch of {config.batch} samples does not divide among {world.size} ranks with "
+            f"{config.accumulation} accumulation steps",
+            where="batch",
+            instead=f"Write {nearest}, or change the number of ranks.",
+        )
+    return config.batch // parts
+
+
+def describe(config: TrainConfig, micro: int) -> dict[str, Any]:
+    r"""The configuration given to DeepSpeed."""
+    optimizer = {
+        "lr": config.learning_rate,
+        "betas": list(config.betas),
+        "weight_decay": config.weight_decay,
+    }
+    if not torch.cuda.is_available():
+        optimizer["torch_adam"] = True
+    stage: dict[str, Any] = {"stage": config.zero}
+    if config.zero:
+        # Buckets of 50 million numbers overlap communication well and bound its memory.
+        stage |= {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000}
+    if config.zero == 3:
+        # Small parameters stay whole: gathering each costs more than it saves.
+        stage = {"stage": 3, "reduce_bucket_size": 50_000_000}
+    described = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": config.clip,
+        "steps_per_print": 10**9,
+        "zero_optimization": stage,
+        "optimizer": {"type": "AdamW", "params": optimizer},
+    }
+    if config.precision == "bf16":
+        described["bf16"] = {"enabled": True}
+    return described
+
+
+def start(module: nn.Module, config: TrainConfig, world: World) -> Any:
+    r"""Wraps a module in an engine.
+
+    Arguments:
+        module: A module whose forward pass returns the loss of a batch.
+        config: The fields of the training.
+        world: A world of the torch backend; its process group must exist.
+
+    Raises:
+        BadInput: If the world has another backend, or the batch does not divide among it.
+    """
+    if world.backend != "torch":
+        raise BadInput(
+            f"training needs a world of the torch backend, got {world.backend!r}",
+            instead="Join it with hpcinv.parallel.connect('torch').",
+        )
+    micro = micro_batch(config, world)
+    deepspeed = _import_deepspeed()
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    with _stdout_to_stderr():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=[p for p in module.parameters() if p.requires_grad],
+            config=describe(config, micro),
+            dist_init_required=False,
+        )
+    return engine
+
+
+def masters(engine: Any) -> list[Tensor]:
+    r"""This rank's 32-bit weights: whole where they are replicated, its shards otherwise."""
+    optimizer = engine.optimizer
+    # The names under which DeepSpeed 0.19 keeps them: stage 3, stages 1-2, 16-bit without ZeRO.
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    if hasattr(optimizer, "fp32_groups"):
+        return [p for group in optimizer.fp32_groups for p in group]
+    return [p for p in engine.module.parameters() if p.requires_grad]
+
+
+def whole(engine: Any) -> dict[str, Tensor]:
+    r"""All weights in 32 bits, by name, on the CPU of every rank. Collective."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    optimizer = engine.optimizer
+    kept: dict[int, Tensor] = {}
+    if hasattr(optimizer, "fp32_groups") and hasattr(optimizer, "fp16_groups"):
+        for wide, narrow in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+            kept |= {id(n): w for n, w in zip(narrow, wide, strict=True)}
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        value = kept.get(id(parameter))
+        if value is None:
+            value = safe_get_full_fp32_param(parameter)
+        value = parameter.detach() if value is None else value.detach()
+        found[name] = value.float().cpu().clone()
+    return found
+
+
+class Average:
+    r"""Exponential moving average of the weights, sharded as the optimiser shards them.
+
+    .. math:: \bar\theta \gets \bar\theta + (1 - d) (\theta - \bar\theta)
+
+    Arguments:
+        engine: The engine whose weights are averaged.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.shards = [m.detach().clone().float() for m in masters(engine)]
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        r"""Moves the average towards the present weights; no communication."""
+        torch._foreach_lerp_(
+            self.shards, [m.detach().float() for m in masters(self.engine)], 1 - decay
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        r"""What a checkpoint keeps of this rank."""
+        return {f"{i:05d}": s.cpu().contiguous() for i, s in enumerate(self.shards)}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        r"""Reads what :meth:`state` returned."""
+        for i, shard in enumerate(self.shards):
+            shard.copy_(state[f"{i:05d}"])
+
+    @torch.no_grad()
+    def whole(self) -> dict[str, Tensor]:
+        r"""The averaged weights by name: they take the place of the weights for a moment.
+        Collective."""
+        present = masters(self.engine)
+        kept = [m.detach().clone() for m in present]
+        try:
+            for m, s in zip(present, self.shards, strict=True):
+                m.data.copy_(s)
+            return whole(self.engine)
+        finally:
+            for m, k in zip(present, kept, strict=True):
+                m.data.copy_(k)

@@ -1,0 +1,358 @@
+r"""The loop that trains every model.
+
+A step is a function of the weights, the optimiser's state and the step's number: samples, noise
+and learning rate are all keyed by it. So a checkpoint is those states and a number, a run that
+was interrupted ends in the bits of one that was not, and the number of ranks changes nothing but
+the order of sums.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from hpcinv.diffusion.noise import generator
+from hpcinv.errors import BadInput, Stopped
+from hpcinv.io.atomic import digest_bytes
+from hpcinv.models import build, save
+from hpcinv.training.checkpoints import Checkpoints
+from hpcinv.training.config import TrainConfig
+from hpcinv.training.data import Dataset, Order, Sample, stack
+from hpcinv.training.engine import Average, micro_batch, start, whole
+from hpcinv.training.learner import Learner
+from hpcinv.training.metrics import Metrics
+
+if TYPE_CHECKING:
+    from hpcinv.parallel import World
+
+FULL = 2**62
+
+
+class Diverged(RuntimeError):
+    r"""The loss of a step is not finite."""
+
+
+class _Progress(Protocol):
+    def update(self, done: float, total: float, **figures: float) -> None: ...
+
+
+class _Stop(Protocol):
+    def requested(self, world: World) -> bool: ...
+
+
+def _drawn(
+    learner: Learner, dataset: Dataset, seed: int, purpose: str, epoch: int, number: int
+) -> Sample:
+    r"""A sample with the random numbers of its loss."""
+    return learner.draw(
+        dataset.sample(epoch, number), generator(seed, f"loss-{purpose}", epoch, number)
+    )
+
+
+def _tensors(samples: list[Sample]) -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v) for k, v in stack(samples).items()}
+
+
+class _Feed:
+    r"""A rank's share of each step, drawn one step ahead by a thread.
+
+    Arguments:
+        learner: The learner, which adds its draws to the samples.
+        dataset: The samples.
+        config: The fields of the training.
+        world: The ranks among which a step is cut.
+    """
+
+    def __init__(
+        self, learner: Learner, dataset: Dataset, config: TrainConfig, world: World
+    ) -> None:
+        self.learner, self.dataset, self.config, self.world = learner, dataset, config, world
+        self.order = Order(config.seed, len(dataset))
+        self.micro = micro_batch(config, world)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="samples")
+        self._ahead: dict[int, Any] = {}
+
+    def samples(self, step: int, rank: int) -> list[tuple[int, int]]:
+        r"""The (epoch, sample) of a rank in a step."""
+        share = self.micro * self.config.accumulation
+        return self.order.batch(step, self.config.batch)[rank * share : (rank + 1) * share]
+
+    def _draw(self, step: int) -> list[dict[str, torch.Tensor]]:
+        keys = self.samples(step, self.world.rank)
+        seed = self.config.seed
+        drawn = [_drawn(self.learner, self.dataset, seed, "training", *key) for key in keys]
+        parts = [drawn[i : i + self.micro] for i in range(0, len(drawn), self.micro)]
+        return [_tensors(p) for p in parts]
+
+    def take(self, step: int) -> list[dict[str, torch.Tensor]]:
+        r"""The rank's batches of a step, one per accumulation; the next step begins to be drawn."""
+        now = self._ahead.pop(step, None) or self._thread.submit(self._draw, step)
+        if step + 1 < self.config.steps:
+            self._ahead[step + 1] = self._thread.submit(self._draw, step + 1)
+        return now.result()
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+
+def train(
+    learner: Learner,
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    world: World,
+    folder: Path | str,
+    progress: _Progress | None = None,
+    stop: _Stop | None = None,
+    validation: Dataset | None = None,
+    attempt: int | None = None,
+) -> dict[str, Any]:
+    r"""Trains a model, from its newest whole checkpoint if there is one, and exports it.
+
+    Arguments:
+        learner: The model and its loss.
+        dataset: The training samples.
+        config: The fields of the training.
+        world: The ranks, in a world of the torch backend.
+        folder: The run folder: `checkpoints/`, `metrics.jsonl`, and at the end
+            `weights.safetensors` and `model.json`.
+        progress: Told of each step.
+        stop: Asked at each step boundary whether to stop. Collective.
+        validation: The samples of validations; without them there are none.
+        attempt: The number of this start of the job.
+
+    Returns:
+        The final figures: `steps`, `loss`, `validation` (of the averaged weights), ...
+
+    Raises:
+        BadInput: If the fields do not fit the ranks, or the checkpoints other fields.
+        Stopped: If `stop` asked for it; a checkpoint has been written.
+        Diverged: If a loss is not finite; names the step and the samples.
+    """
+    folder = Path(folder)
+    if len(dataset) == 0:
+        raise BadInput("a dataset without samples", where="training")
+    identity = _identity(learner, config)
+    checkpoints = Checkpoints(folder / "checkpoints", world, config.keep, attempt)
+    manifest = checkpoints.newest()
+    if manifest is None:
+        learner.setup(dataset)
+    elif manifest["identity"] != identity:
+        raise BadInput(
+            "the checkpoints are of another model or other fields of training",
+            where=checkpoints.folder / manifest["tag"],
+            instead="Start afresh (--fresh), or restore the fields.",
+        )
+    engine = start(learner, config, world)
+    average = Average(engine) if config.ema else None
+    first = 0
+    if manifest is not None:
+        first = manifest["step"]
+        kept = checkpoints.load(engine, manifest)
+        if average is not None:
+            if kept is None:
+                raise BadInput(
+                    "the checkpoint has no moving average",
+                    where=checkpoints.folder / manifest["tag"],
+                )
+            average.restore(kept)
+
+    replicated = config.zero == 0 and config.precision == "fp32"
+    fixed = {
+        "identity": identity,
+        "world": world.size,
+        "zero": config.zero,
+        "precision": config.precision,
+        "replicated": replicated,
+    }
+
+    def checkpoint(step: int) -> None:
+        state = average.state() if average is not None else None
+        checkpoints.save(engine, state, {"step": step, **fixed})
+
+    feed = _Feed(learner, dataset, config, world)
+    metrics = Metrics(folder / "metrics.jsonl", first, active=world.rank == 0)
+    saved, loss = first, math.nan
+    clock = _Clock()
+    try:
+        for step in range(first, config.steps):
+            if stop is not None and stop.requested(world):
+                if saved != step:
+                    checkpoint(step)
+                raise Stopped(f"stopped after step {step} of {config.steps}")
+            clock.lap("other")
+            batches = feed.take(step)
+            clock.lap("data")
+            loss = _step(engine, feed, config, world, step, batches)
+            if average is not None:
+                average.update(config.decay(step))
+            done = step + 1
+            clock.lap("step")
+            if done % config.log_every == 0 or done == config.steps:
+                norm = engine.get_global_grad_norm()
+                metrics.write(
+                    step=done,
+                    loss=loss,
+                    learning_rate=config.rate(step),
+                    gradient_norm=None if norm is None else float(norm),
+                    **clock.figures(config.batch),
+                )
+            if config.validate_every and done % config.validate_every == 0 and validation:
+                figure = _validate(engine, feed, validation, config, world)
+                metrics.write(step=done, validation=figure)
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                checkpoint(done)
+                saved = done
+            if progress is not None:
+                progress.update(done, config.steps, loss=loss)
+    finally:
+        feed.close()
+    return _export(engine, average, feed, validation, folder, metrics, loss)
+
+
+def _identity(learner: Learner, config: TrainConfig) -> str:
+    r"""A digest of all that a resumed run must share with the one that wrote its checkpoint."""
+    fields = config.model_dump(exclude={"checkpoint_every", "keep", "log_every", "accumulation"})
+    shapes = {n: list(p.shape) for n, p in learner.module.named_parameters()}
+    text = json.dumps([learner.model, fields, shapes], sort_keys=True, default=str)
+    return digest_bytes(text.encode())
+
+
+def _step(
+    engine: Any,
+    feed: _Feed,
+    config: TrainConfig,
+    world: World,
+    step: int,
+    batches: list[dict[str, torch.Tensor]],
+) -> float:
+    r"""One optimiser step; returns the loss, averaged over the whole batch."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = config.rate(step)
+    # Layers that draw by themselves (dropout) find a state that no restart can have changed.
+    torch.manual_seed(int(generator(config.seed, "library", step, world.rank).integers(FULL)))
+    total = 0.0
+    for batch in batches:
+        batch = {k: v.to(engine.device) for k, v in batch.items()}
+        loss = engine(batch)
+        total += float(loss.detach()) / len(batches)
+        if math.isfinite(total):
+            engine.backward(loss)
+            engine.step()
+        else:
+            break
+    losses = world.all_gather(total) if world.size > 1 else [total]
+    bad = [rank for rank, value in enumerate(losses) if not math.isfinite(value)]
+    if bad:
+        names = [key for rank in bad for key in feed.samples(step, rank)]
+        raise Diverged(
+            f"the loss of step {step} is {losses[bad[0]]}; its samples (epoch, number): {names}"
+        )
+    return math.fsum(losses) / len(losses)
+
+
+@torch.no_grad()
+def _validate(
+    engine: Any, feed: _Feed, validation: Dataset, config: TrainConfig, world: World
+) -> float:
+    r"""The loss of the present weights on validation samples. Collective."""
+    number = min(config.validation_samples, len(validation))
+    engine.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    # All ranks make the same number of passes, since those of ZeRO 3 are collective.
+    for i in range(-(-number // world.size)):
+        k = i * world.size + world.rank
+        sample = _drawn(
+            feed.learner, validation, config.seed, "validation", 0, min(k, number - 1)
+        )
+        batch = _tensors([sample])
+        value = float(engine({n: v.to(engine.device) for n, v in batch.items()}))
+        total += torch.tensor([value, 1.0], dtype=torch.float64) * (k < number)
+    engine.train()
+    total = world.all_reduce(total)
+    return float(total[0] / total[1])
+
+
+def _export(
+    engine: Any,
+    average: Average | None,
+    feed: _Feed,
+    validation: Dataset | None,
+    folder: Path,
+    metrics: Metrics,
+    loss: float,
+) -> dict[str, Any]:
+    r"""Writes the averaged module for the jobs that read it. Collective."""
+    learner, config, world = feed.learner, feed.config, feed.world
+    weights = average.whole() if average is not None else whole(engine)
+    figures: dict[str, Any] = {"steps": config.steps}
+    if math.isfinite(loss):
+        figures["loss"] = loss
+    if world.rank == 0:
+        module = build(learner.model, seed=config.seed)
+        prefix = "module."
+        state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        # Buffers (statistics measured before training) are alike on all ranks.
+        buffers = {k: v.float().cpu() if v.is_floating_point() else v.cpu()
+                   for k, v in learner.module.named_buffers()}
+        known = module.state_dict()
+        module.load_state_dict({**{k: v for k, v in buffers.items() if k in known}, **state})
+        module.eval().requires_grad_(False)
+        extra = learner.finish(module, feed.dataset, folder)
+        if validation is not None and len(validation) and config.validation_samples:
+            figures["validation"] = _averaged_validation(learner, module, validation, config)
+            metrics.write(step=config.steps, averaged_validation=figures["validation"])
+        figures |= extra
+        save(folder, module, learner.model, figures)
+    world.barrier("export")
+    return world.broadcast(figures)
+
+
+@torch.no_grad()
+def _averaged_validation(
+    learner: Learner, module: torch.nn.Module, validation: Dataset, config: TrainConfig
+) -> float:
+    r"""The loss of the averaged module on validation samples, by one rank."""
+    trained, learner.module = learner.module, module
+    try:
+        number = min(config.validation_samples, len(validation))
+        losses = []
+        for i in range(number):
+            sample = _drawn(learner, validation, config.seed, "validation", 0, i)
+            losses.append(float(learner(_tensors([sample]))))
+        return float(np.mean(losses))
+    finally:
+        learner.module = trained
+
+
+class _Clock:
+    r"""Where the time of the steps goes, between two lines of metrics."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._spent: dict[str, float] = {}
+        self._steps = 0
+
+    def lap(self, name: str) -> None:
+        r"""Counts the time since the last lap under a name."""
+        now = time.perf_counter()
+        self._spent[name] = self._spent.get(name, 0.0) + now - self._last
+        self._last = now
+        self._steps += name == "step"
+
+    def figures(self, batch: int) -> dict[str, float]:
+        r"""Throughput, and the share of time spent waiting for data; starts anew."""
+        total = sum(self._spent.values())
+        found = {
+            "samples_per_second": self._steps * batch / total if total else 0.0,
+            "data_wait": self._spent.get("data", 0.0) / total if total else 0.0,
+        }
+        self._spent, self._steps = {}, 0
+        return found
