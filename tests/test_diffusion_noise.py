@@ -13,10 +13,14 @@ def test_names_decide_and_nothing_else():
     assert torch.equal(a, b)
 
     changed = [
-        dict(seed=2), dict(purpose="step"), dict(member=3), dict(frame=8), dict(step=5),
-        dict(member=7, frame=2),  # the same integers under other names
+        {"seed": 2},
+        {"purpose": "step"},
+        {"member": 3},
+        {"frame": 8},
+        {"step": 5},
+        {"member": 7, "frame": 2},  # the same integers under other names
     ]
-    names = dict(seed=1, purpose="start", member=2, frame=7, step=4)
+    names = {"seed": 1, "purpose": "start", "member": 2, "frame": 7, "step": 4}
     for change in changed:
         c = noise.normal((3, 5), **{**names, **change})
         assert (a - c).abs().min() > 0

@@ -1,0 +1,119 @@
+r"""The settings of a posterior sampler, checked when a job file is read (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import BadInput
+
+__all__ = ["GuidanceConfig", "SamplerConfig", "settings"]
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class SamplerConfig(BaseModel):
+    r"""How the reverse diffusion is simulated.
+
+    With s = σ/α, the noise levels s₀ > … > s_N run from `sigma_max` to `sigma_min`, by default
+    the whole range of the denoiser's schedule.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["ddpm", "ddim", "heun", "adams-bashforth"] = Field(
+        "heun", description="ddim with eta = 1 is ddpm; heun calls the denoiser twice a step"
+    )
+    steps: int = Field(32, ge=1, description="number of steps from sigma_max to sigma_min")
+    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of fresh noise in each step")
+    order: int = Field(2, ge=1, le=4, description="adams-bashforth: denoiser calls remembered")
+    corrections: int = Field(0, ge=0, description="Langevin corrections before each step")
+    delta: float = Field(0.2, gt=0, lt=1, description="amplitude of a correction")
+    spacing: Literal["rho", "log", "time"] = Field(
+        "rho", description="rho: even in s^(1/rho); log: even in log s; time: even in t"
+    )
+    rho: Positive = Field(7.0, description="exponent of the rho spacing (Karras et al. 2022)")
+    sigma_min: Positive | None = Field(None, description="last noise level, in units of the state")
+    sigma_max: Positive | None = Field(None, description="first noise level")
+    final: Literal["denoise", "keep"] = Field(
+        "denoise", description="denoise: end with the mean at sigma_min; keep: end with x itself"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SamplerConfig:
+        if self.sigma_min and self.sigma_max and self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be smaller than sigma_max")
+        if self.spacing == "time" and (self.sigma_min or self.sigma_max):
+            raise ValueError("spacing: time takes the schedule's own range; drop sigma_min/max")
+        return self
+
+    @property
+    def calls(self) -> int:
+        r"""Denoiser calls per member, the final one included."""
+        once = 2 if self.method == "heun" else 1
+        return self.steps * (once + self.corrections) + (self.final == "denoise")
+
+
+class GuidanceConfig(BaseModel):
+    r"""How observations enter the denoiser's mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["mmps", "dps", "sda", "none"] = Field(
+        "mmps", description="moment matching (Rozet et al. 2024), or a simpler baseline"
+    )
+    scope: Literal["trajectory", "window"] = Field(
+        "trajectory",
+        description="trajectory: one solve for all frames; window: one per window (Appa)",
+    )
+    covariance: Literal["own", "averaged", "isotropic", "markov"] = Field(
+        "own",
+        description="mmps: covariance of x given x_t. own: the composed Jacobian; averaged: "
+        "windows under a partition of unity, positive; isotropic: no Jacobian; markov: Gaussian "
+        "chain with the training windows' second moments, no Jacobian",
+    )
+    solver: Literal["cg", "gmres"] = "cg"
+    iterations: int = Field(3, ge=1, le=100, description="mmps: most solver iterations")
+    tolerance: float = Field(0.0, ge=0, lt=1, description="mmps: relative residual to stop at")
+    strength: Positive = Field(1.0, description="dps: zeta of Chung et al. 2022")
+    gamma: float = Field(1e-2, ge=0, description="sda: Γ of Rozet & Louppe 2023")
+    limit: Positive = Field(
+        50.0,
+        description="largest rms correction of a frame, in units of the state: beyond, fall "
+        "back to an isotropic covariance for that call and say so",
+    )
+    memory: Positive = Field(
+        1e9, description="bytes a rank may hold for the decoder's graph before it recomputes"
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> GuidanceConfig:
+        if self.scope == "window" and self.covariance in ("averaged", "markov"):
+            raise ValueError(f"scope: window has no covariance: {self.covariance}; use own")
+        if self.scope == "window" and self.method == "dps":
+            raise ValueError("dps has no scope: window; use trajectory")
+        return self
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def settings(kind: type[C], given: C | dict[str, Any] | None, where: str) -> C:
+    r"""Settings from a mapping, an instance or nothing.
+
+    Raises:
+        BadInput: If a key is unknown or a value is out of bounds.
+    """
+
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *(str(k) for k in first["loc"])])
+        known = ", ".join(kind.model_fields)
+        raise BadInput(first["msg"], where=key, instead=f"Known keys: {known}.") from None

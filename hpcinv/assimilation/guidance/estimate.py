@@ -1,0 +1,225 @@
+r"""One guided call: the composed mean, corrected by the observations of this rank's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import BadInput
+from ..config import GuidanceConfig
+from ..divergence import Diverged, Event
+from ..likelihood import Likelihood
+from ..linearised import Linearised, graph_bytes
+from ..slab import Products, Slab
+from ..views import TermView, TrajectoryView
+from . import mmps, simple
+
+__all__ = ["Estimate", "Guidance"]
+
+
+@dataclass
+class Estimate:
+    r"""
+    Arguments:
+        mean: E[x | x_t, y] at own frames, with shape ``(B, own, *state)``.
+        shift: What is added to x after a step (DPS), or None.
+    """
+
+    mean: Tensor
+    shift: Tensor | None = None
+
+
+@dataclass
+class Level:
+    r"""A noise level: time, α, σ, and the step it belongs to."""
+
+    t: Tensor
+    alpha: float
+    sigma: float
+    step: int
+
+    @property
+    def gamma(self) -> float:
+        r"""σ²/α."""
+        return self.sigma**2 / self.alpha
+
+
+@dataclass
+class Figures:
+    r"""What a run says about its guidance."""
+
+    events: list[Event] = field(default_factory=list)
+    residuals: dict[int, float] = field(default_factory=dict)  # step -> largest
+    products: int = 0  # matrix products of the solves
+    guided: int = 0  # guided calls
+
+
+class Guidance:
+    r"""Guides the denoiser calls of one rank.
+
+    Arguments:
+        slab: The composed denoiser.
+        config: The settings.
+        likelihood: The observations, or None for prior samples.
+        observed: All observed frames of the trajectory, in order.
+        block: None, or the fixed number of members per operator call.
+        reproducible: Sum inner products in the order of frames.
+        covariance: A covariance object for `covariance: markov` (see `MarkovCovariance`).
+    """
+
+    def __init__(
+        self,
+        slab: Slab,
+        config: GuidanceConfig,
+        likelihood: Likelihood | None,
+        observed: Sequence[int],
+        block: int | None = None,
+        reproducible: bool = False,
+        covariance: object = None,
+    ) -> None:
+        self.slab, self.config, self.likelihood = slab, config, likelihood
+        self.block, self.covariance = block, covariance
+        self.figures = Figures()
+        method = "none" if likelihood is None or not observed else config.method
+        if method == "mmps" and config.covariance == "markov" and covariance is None:
+            raise BadInput(
+                "a Markov covariance needs second moments of windows",
+                where="guidance.covariance",
+                instead="Give sample(..., markov=MarkovCovariance(...)).",
+            )
+        if method == "sda" and not hasattr(likelihood, "variance"):
+            raise BadInput("sda needs the likelihood's variance", where="guidance.method")
+        self.method = method
+
+        if method == "none":
+            kind = "none"
+        elif config.scope == "window":
+            kind = "terms"
+        elif method == "mmps" and config.covariance in ("isotropic", "markov"):
+            kind = "none"
+        elif method == "mmps" and config.covariance == "averaged":
+            kind = "averaged"
+        else:
+            kind = "own"
+        # Own frames see gradients of all terms for DPS, SDA and MMPS: J is needed where A is.
+        self.products = Products(kind, slab.exchange, frozenset(observed))
+        if config.scope == "window" and method != "none":
+            self.view = TermView(slab.exchange, self.products.stacks, list(observed))
+        else:
+            self.view = TrajectoryView(slab.exchange, list(observed), reproducible)
+        self._cost: float | None = None
+
+    def _linearise(self, likelihood: Likelihood, x: Tensor) -> Linearised:
+        if self._cost is None:
+            self._cost = 0.0
+            if self.view.frames:
+                rows = min(len(x), self.block or len(x))
+                probe = x[:rows, :1]
+                self._cost = graph_bytes(likelihood, probe, self.view.frames[0]) / rows
+        lin = Linearised(
+            likelihood, x, self.view.frames, self.config.memory, self.block, self._cost
+        )
+        self.view.sized(lin.sizes)
+        return lin
+
+    def __call__(self, x: Tensor, level: Level, members: Sequence[int]) -> Estimate:
+        r"""The guided mean at own noisy frames ``x``; a collective of the member group.
+
+        Raises:
+            Diverged: If the denoiser's own mean is not finite.
+        """
+
+        with torch.no_grad():
+            call = self.slab(x, level.t, self.products)
+            mean = self.view.mean(call)
+            self._healthy(call, level, members)
+            if self.method == "none":
+                return Estimate(self.view.compose(call, mean))
+
+            likelihood = self.likelihood
+            if hasattr(likelihood, "for_members"):
+                likelihood = likelihood.for_members(members)
+            self.figures.guided += 1
+            lin = self._linearise(likelihood, self.view.take(mean))
+            residual = likelihood.y(self.view.frames).to(lin.value) - lin.value
+
+            if self.method == "dps":
+                shift = simple.dps(self, call, lin, residual, mean)
+                return Estimate(self.view.compose(call, mean), shift)
+            if self.method == "sda":
+                variance = likelihood.variance(self.view.frames)
+                correction = simple.sda(self, call, lin, residual, mean, level, variance)
+                correction = self._trusted(correction, lin, residual, mean, level, members, None)
+            else:
+                correction, failed = mmps.correct(self, call, lin, residual, mean, level, members)
+                correction = self._trusted(correction, lin, residual, mean, level, members, failed)
+            guided = [m + c for m, c in zip(mean, correction, strict=True)]
+
+            return Estimate(self.view.compose(call, guided))
+
+    def scale(self, frames: Sequence[int], like: Tensor) -> Tensor | None:
+        r"""Square roots of the error variances, to scale the solve with, or None."""
+
+        if not hasattr(self.likelihood, "variance"):
+            return None
+        return self.likelihood.variance(frames).to(like.device).double().sqrt()
+
+    def _healthy(self, call, level: Level, members: Sequence[int]) -> None:
+        r"""Raises on every rank of the group if any term's mean is not finite."""
+
+        exchange = self.slab.exchange
+        found = np.zeros((exchange.size, 3))
+        for stack, evaluation in zip(call.products.stacks, call.evaluations, strict=True):
+            mean = evaluation.mean
+            # One pass: a sum is finite only if all are (or it overflows, which is as bad).
+            if not bool(torch.isfinite(mean.sum())):
+                ok = torch.isfinite(mean.flatten(3) if mean.ndim > 3 else mean[..., None]).all(-1)
+                if not bool(ok.all()):
+                    t, b, w = (~ok).nonzero()[0].tolist()
+                    found[exchange.rank] = 1, members[b], int(stack.frames[t, w])
+        found = exchange.sum(found)
+        if found[:, 0].any():
+            _, member, frame = found[np.flatnonzero(found[:, 0])[0]]
+            raise Diverged(
+                "the denoiser's mean is not finite",
+                int(member),
+                int(frame),
+                level.step,
+                level.sigma,
+            )
+
+    def _trusted(self, correction, lin, residual, mean, level: Level, members, failed):
+        r"""Replaces corrections that are not to be trusted, and records it."""
+
+        view = self.view
+        flags, frames = view.untrusted(mean, correction, self.config.limit)
+        if failed is not None:
+            flags = flags | failed.cpu()
+        if not bool(flags.any()):
+            return correction
+        safe = mmps.isotropic(self, lin, residual, mean, level)
+        worse, _ = view.untrusted(mean, safe, self.config.limit)
+        nothing = [torch.zeros_like(m) for m in mean]
+        safe = view.select(worse, nothing, safe)
+        for b, member in enumerate(members):
+            # Of a joint solve that failed everywhere, the first rank speaks.
+            if bool(flags[b].any()) and (frames[b] or self.slab.exchange.rank == 0):
+                used = (
+                    "no correction" if bool((flags & worse)[b].any()) else "isotropic covariance"
+                )
+                self.figures.events.append(
+                    Event(
+                        member,
+                        tuple(sorted(set(frames[b]))),
+                        level.step,
+                        level.sigma,
+                        "the guided correction is not finite, beyond the limit, or its matrix is "
+                        "not positive",
+                        used,
+                    )
+                )
+        return view.select(flags, safe, correction)
