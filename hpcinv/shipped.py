@@ -10,8 +10,8 @@ __all__ = ["folder"]
 def folder(name: str) -> Path:
     r"""The folder ``jobs`` or ``slurm`` of this installation.
 
-    The rule: an installed wheel carries it inside the package (``hpcinv/jobs``), a checkout beside
-    the package (``jobs``). Inside wins, so that a stray ``jobs`` next to site-packages is never read.
+    The rule: an installed wheel carries it inside the package (``hpcinv/jobs``), a checkout
+    beside the package (``jobs``). Inside wins: a stray ``jobs`` next to site-packages is not read.
 
     Arguments:
         name: ``"jobs"`` or ``"slurm"``.

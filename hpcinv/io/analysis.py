@@ -1,0 +1,271 @@
+r"""Analyses: one CF netCDF file per ensemble member, written by all ranks that hold its frames.
+
+    members/<m>.nc    one member, dims (time, *grid), one variable per channel, physical units
+    analysis.nc       all of them on (realization, time, *grid), a virtual dataset (see `join`)
+
+`write` never waits for another rank, so ranks may hold uneven numbers of frames, or none. Its
+blocks queue up; `flush` and `close` write them in collective rounds, where a rank that has run
+out takes part with an empty selection. A queue that outgrows its limit is written on the spot,
+independently.
+
+Where h5py has no MPI, each rank writes a part of its own beside the member, which is then a
+virtual dataset over the parts: the same values for every reader.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Analysis", "AnalysisWriter", "join", "open_analysis"]
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+from ..parallel import World
+from .atomic import digest_array, roll, sync
+from .cf import FILL, LIBVER, Layout, create_file, define_variable
+from .join_analysis import join
+from .member_file import PartFile, SharedFile
+from .read_analysis import Analysis, open_analysis
+
+QUEUE = 256 << 20  # bytes a rank holds back for collective writing
+
+
+class AnalysisWriter:
+    r"""Writes members of an analysis; every rank of `world` makes one and closes it.
+
+    Arguments:
+        folder: The run folder; the members appear in its `members/` when `close` has returned.
+        members: Ids of the members this job writes.
+        own: Ids this rank has frames of; by default all. The ranks that share a member write
+            its file together, other ranks take no part.
+        world: The ranks.
+        fence: Called by rank 0 just before the files get their names; raises if this attempt
+            may not commit any more (a newer one has begun).
+        queue: Bytes this rank holds back for collective writing.
+        layout: The fields of `Layout`: channels, units, coords, time, time_units, ...
+
+    Example:
+        >>> layout = dict(channels=s.channels, units=s.units, coords=s.coords, ...)
+        >>> writer = AnalysisWriter(folder, members=range(16), world=world, **layout)
+        >>> for m, first, block in pieces:  # this rank's own
+        ...     writer.write(m, first, block)
+        >>> digests = writer.close()
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        members: Sequence[int],
+        own: Sequence[int] | None = None,
+        world: World | None = None,
+        fence: Callable[[], None] | None = None,
+        queue: int = QUEUE,
+        **layout: Any,
+    ) -> None:
+        self.folder = Path(folder) / "members"
+        self.world = world or World()
+        self.layout = Layout(**layout)
+        self.members = [int(m) for m in members]
+        self.fence, self.limit = fence, queue
+        mine = self.members if own is None else sorted({int(m) for m in own})
+        if not set(mine) <= set(self.members):
+            raise BadInput(f"this rank holds members {mine}, the job writes {self.members}")
+        held = self.world.all_gather(mine)
+        # Which ranks write a member. Nobody's member goes to rank 0, which will miss its frames.
+        self.ranks = {m: [r for r, h in enumerate(held) if m in h] or [0] for m in self.members}
+        self.digests: dict[tuple[int, int], str] = {}
+        self.queue: list[tuple[int, int, np.ndarray]] = []
+        self.token = self.world.broadcast(uuid.uuid4().hex[:8])
+        if self.world.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for m in self.members:
+                for stale in self.folder.glob(f".{m}.*.partial"):
+                    shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        self.world.barrier("analysis folder")
+        self.files = self._open()
+
+    @property
+    def shared(self) -> bool:
+        r"""Whether the ranks of a member write one file together."""
+        import h5py
+
+        return self.world.comm is not None and bool(h5py.get_config().mpi)
+
+    def _scratch(self, m: int) -> Path:
+        return self.folder / f".{m}.{self.token}.partial"
+
+    def _open(self) -> dict[int, Any]:
+        r"""Opens this rank's members, in ascending order on all ranks: no two groups can cross."""
+        groups: dict[tuple[int, ...], Any] = {}
+        files: dict[int, Any] = {}
+        for m in sorted(self.members):
+            ranks = tuple(self.ranks[m])
+            if self.world.rank not in ranks:
+                continue
+            path = self._scratch(m)
+            if len(ranks) == 1:
+                files[m] = SharedFile(path, self.layout, m, None)
+            elif self.shared:
+                if ranks not in groups:
+                    group = self.world.comm.Get_group().Incl(ranks)
+                    groups[ranks] = self.world.comm.Create_group(group, tag=min(m, 32000))
+                files[m] = SharedFile(path, self.layout, m, groups[ranks])
+            else:
+                files[m] = PartFile(path, self.layout, ranks.index(self.world.rank))
+        self._groups = groups
+        return files
+
+    def write(self, member: int, frame_start: int, block: np.ndarray) -> None:
+        r"""Takes frames of one member. Not collective.
+
+        Arguments:
+            member: Id of the member, one that this rank holds.
+            frame_start: Number of the block's first frame.
+            block: Physical units, with shape :math:`(n, C, *grid)`; n may be 0.
+
+        Raises:
+            BadInput: If the block does not fit, comes twice, or is not finite.
+        """
+        lay = self.layout
+        block = np.array(block, dtype="<f4", order="C")  # a copy: the caller may reuse its own
+        where = self.folder / f"{member}.nc"
+        if member not in self.files:
+            raise BadInput(f"this rank does not write member {member}", self.folder)
+        if (
+            block.shape[1:] != (len(lay.channels), *lay.grid)
+            or frame_start < 0
+            or frame_start + len(block) > lay.length
+        ):
+            raise BadInput(
+                f"a block of shape {block.shape} at frame {frame_start} does not fit an analysis "
+                f"of {lay.length} frames of shape {(len(lay.channels), *lay.grid)}",
+                where,
+            )
+        if lay.mask is not None:
+            block[..., ~np.asarray(lay.mask, bool)] = FILL
+        if not np.isfinite(block).all():
+            n, c = np.argwhere(~np.isfinite(block))[0][:2]
+            raise BadInput(f"{lay.channels[c]} is not finite in frame {frame_start + n}", where)
+        for k, frame in enumerate(block):
+            if (member, frame_start + k) in self.digests:
+                raise BadInput(f"frame {frame_start + k} was written twice", where)
+            self.digests[member, frame_start + k] = digest_array(frame)
+        if len(block) == 0:
+            return
+        self.queue.append((member, frame_start, block))
+        if sum(b.nbytes for *_, b in self.queue) > self.limit:
+            for m, start, b in self.queue:
+                self.files[m].write(start, b, collective=False)
+            self.queue.clear()
+
+    def flush(self) -> None:
+        r"""Writes what is queued. Collective over the ranks of each member."""
+        for m in sorted(self.files):
+            blocks = [(start, block) for q, start, block in self.queue if q == m]
+            self.queue = [item for item in self.queue if item[0] != m]
+            self.files[m].write_rounds(_adjoin(blocks))
+
+    def close(self) -> dict[str, Any]:
+        r"""Writes the rest and gives the files their names. Collective over the world.
+
+        Returns:
+            `{"digest": root, "members": {m: {"digest": ..., "frames": [...]}}}`, on every rank.
+
+        Raises:
+            BadInput: If a frame was never written, or written by two ranks. Nothing is
+                committed then.
+        """
+        self.flush()
+        extents = {m: f.close() for m, f in self.files.items()}
+        for comm in self._groups.values():
+            comm.Free()
+        told = self.world.gather(
+            [[[m, t, d] for (m, t), d in self.digests.items()], sorted(extents.items())]
+        )
+        result: Any = None
+        if self.world.rank == 0:
+            try:
+                result = self._commit(
+                    [d for ds, _ in told for d in ds], [dict(e) for _, e in told]
+                )
+            except Exception as e:  # the others wait in the broadcast below: tell them
+                result = e
+        result = self.world.broadcast(result)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _commit(self, written: list[Any], extents: list[dict[int, Any]]) -> dict[str, Any]:
+        frames: dict[int, dict[int, str]] = {m: {} for m in self.members}
+        for m, t, digest in written:
+            if t in frames[m]:
+                raise BadInput(f"two ranks wrote frame {t}", self.folder / f"{m}.nc")
+            frames[m][t] = digest
+        for m in self.members:
+            lost = [t for t in range(self.layout.length) if t not in frames[m]]
+            if lost:
+                raise BadInput(
+                    f"{len(lost)} frames were never written, the first is {lost[0]}",
+                    self.folder / f"{m}.nc",
+                )
+        if self.fence is not None:
+            self.fence()
+        out: dict[int, dict[str, Any]] = {}
+        for m in self.members:
+            of_member = [frames[m][t] for t in range(self.layout.length)]
+            out[m] = {"digest": roll(of_member), "frames": of_member}
+            in_parts = not self.shared and len(self.ranks[m]) > 1
+            pieces = [extents[r].get(m, []) for r in self.ranks[m]] if in_parts else None
+            self._name(m, out[m]["digest"], pieces)
+        sync(self.folder)
+        return {"digest": roll(out[m]["digest"] for m in self.members), "members": out}
+
+    def _name(self, m: int, digest: str, pieces: list[Any] | None) -> None:
+        r"""Makes the member's file whole and moves it to its name."""
+        import h5py
+
+        final, parts = self.folder / f"{m}.nc", self.folder / f"{m}.parts"
+        scratch = self._scratch(m)
+        if pieces is not None:
+            # The old file would point into the new parts for a moment: it goes first.
+            final.unlink(missing_ok=True)
+            shutil.rmtree(parts, ignore_errors=True)
+            os.replace(scratch, parts)
+            create_file(scratch, self.layout, None, realization=np.int32(m))
+            with h5py.File(scratch, "r+", libver=LIBVER) as f:
+                for c, name in enumerate(self.layout.channels):
+                    v = h5py.VirtualLayout(self.layout.shape, "<f4")
+                    for r, of_rank in enumerate(pieces):
+                        rows = sum(n for _, n in of_rank)
+                        at = 0
+                        for start, n in of_rank:
+                            source = h5py.VirtualSource(
+                                f"{m}.parts/{r:05d}.h5", name, (rows, *self.layout.grid)
+                            )
+                            v[start : start + n] = source[at : at + n]
+                            at += n
+                    define_variable(f, self.layout, c, sources=v)
+        with h5py.File(scratch, "r+") as f:
+            f.attrs.create("hpcinv_digest", np.bytes_(digest.encode()))
+        sync(scratch)
+        os.replace(scratch, final)
+        if pieces is None:
+            shutil.rmtree(parts, ignore_errors=True)
+
+
+def _adjoin(blocks: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+    r"""Puts blocks of consecutive frames together: fewer and larger writes."""
+    runs: list[list[tuple[int, np.ndarray]]] = []
+    for start, block in sorted(blocks, key=lambda b: b[0]):
+        if runs and runs[-1][-1][0] + len(runs[-1][-1][1]) == start:
+            runs[-1].append((start, block))
+        else:
+            runs.append([(start, block)])
+    return [(run[0][0], np.concatenate([b for _, b in run])) for run in runs]

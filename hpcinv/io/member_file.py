@@ -1,0 +1,132 @@
+r"""The file of one member while it is being written: shared by its ranks, or a part per rank."""
+
+from __future__ import annotations
+
+__all__ = ["PartFile", "SharedFile"]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .atomic import sync
+from .cf import LIBVER, Layout, create_file, define_variable
+
+PIECE = 512 << 20  # bytes of one MPI-IO call; implementations fail beyond 2 GiB
+
+
+class SharedFile:
+    r"""One file, opened by all ranks of `comm` together (or by one process if that is None).
+
+    The first rank makes the file and allocates its variables with the serial driver; then all
+    open it. Making it is collective, as are `write_rounds` and `close`.
+    """
+
+    def __init__(self, path: Path, layout: Layout, member: int, comm: Any) -> None:
+        import h5py
+
+        self.path, self.layout, self.comm = path, layout, comm
+        error = None
+        if comm is None or comm.rank == 0:
+            try:
+                create_file(path, layout, None, realization=np.int32(member))
+                with h5py.File(path, "r+", libver=LIBVER) as f:
+                    for c in range(len(layout.channels)):
+                        define_variable(f, layout, c)
+            except Exception as e:
+                error = e
+        if comm is not None:
+            error = comm.bcast(error)
+        if error is not None:
+            raise error
+        how = {} if comm is None else {"driver": "mpio", "comm": comm}
+        self.file = h5py.File(path, "r+", **how)
+
+    def _transfer(self, channel: int, start: int, x: np.ndarray | None, collective: bool) -> None:
+        import h5py
+
+        dataset = self.file[self.layout.channels[channel]].id
+        plist = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+        if self.comm is not None:
+            plist.set_dxpl_mpio(
+                h5py.h5fd.MPIO_COLLECTIVE if collective else h5py.h5fd.MPIO_INDEPENDENT
+            )
+        space = dataset.get_space()
+        if x is None:  # take part, write nothing
+            space.select_none()
+            memory = h5py.h5s.create_simple((1,))
+            memory.select_none()
+            x = np.zeros(1, "<f4")
+        else:
+            space.select_hyperslab((start, *[0] * len(self.layout.grid)), x.shape)
+            memory = h5py.h5s.create_simple(x.shape)
+        dataset.write(memory, space, x, dxpl=plist)
+
+    def write(self, start: int, block: np.ndarray, collective: bool = False) -> None:
+        r"""Writes a block (n, C, *grid) from frame `start` on, without waiting for anyone."""
+        for at, piece in _cut(start, block):
+            for c in range(piece.shape[1]):
+                self._transfer(c, at, np.ascontiguousarray(piece[:, c]), collective)
+
+    def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
+        r"""Writes every rank's blocks, one of each rank at a time, together."""
+        mine = [piece for start, block in blocks for piece in _cut(start, block)]
+        rounds = len(mine)
+        if self.comm is not None:
+            rounds = max(self.comm.allgather(rounds))
+        for k in range(rounds):
+            for c in range(len(self.layout.channels)):
+                if k < len(mine):
+                    at, piece = mine[k]
+                    self._transfer(c, at, np.ascontiguousarray(piece[:, c]), True)
+                else:
+                    self._transfer(c, 0, None, True)
+
+    def close(self) -> list[Any]:
+        r"""Everything is on disk afterwards."""
+        self.file.flush()
+        self.file.close()
+        if self.comm is None or self.comm.rank == 0:
+            sync(self.path)
+        return []
+
+
+class PartFile:
+    r"""The part of one rank, for h5py without MPI: its blocks, one after the other."""
+
+    def __init__(self, folder: Path, layout: Layout, rank: int) -> None:
+        import h5py
+
+        self.layout, self.extents = layout, []
+        folder.mkdir(exist_ok=True)
+        self.path = folder / f"{rank:05d}.h5"
+        self.file = h5py.File(self.path, "w", libver=LIBVER)
+        for name in layout.channels:
+            self.file.create_dataset(
+                name, (0, *layout.grid), "<f4", maxshape=(None, *layout.grid), chunks=layout.chunk
+            )
+
+    def write(self, start: int, block: np.ndarray, collective: bool = False) -> None:
+        rows = sum(n for _, n in self.extents)
+        for c, name in enumerate(self.layout.channels):
+            self.file[name].resize(rows + len(block), axis=0)
+            self.file[name][rows:] = block[:, c]
+        self.extents.append((start, len(block)))
+
+    def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
+        for start, block in blocks:
+            self.write(start, block)
+
+    def close(self) -> list[Any]:
+        r"""Returns the frames it holds, as [first, number] in the order of the file."""
+        self.file.close()
+        sync(self.path)
+        return self.extents
+
+
+def _cut(start: int, block: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    r"""Cuts a block along its frames so that one channel of a piece stays below `PIECE`."""
+    frame = max(1, block[:1, 0].nbytes)
+    n = max(1, PIECE // frame)
+    return [(start + k, block[k : k + n]) for k in range(0, len(block), n)]

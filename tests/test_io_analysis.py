@@ -1,0 +1,296 @@
+"""Analyses: written by any number of ranks, read by netCDF tools, never silently incomplete."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcinv.errors import BadInput
+from hpcinv.io.analysis import AnalysisWriter, join, open_analysis
+from hpcinv.io.atomic import digest_array, roll
+
+L, LAT, LON = 7, np.linspace(90, -90, 9), np.arange(0, 360, 30.0)
+MEMBERS = (3, 4, 9)
+
+
+def layout(**changes):
+    return {
+        "channels": ["UWND", "VWND"],
+        "units": ["m/s", "m/s"],
+        "standard_names": ["eastward_wind", "northward_wind"],
+        "coords": {"lat": LAT, "lon": LON},
+        "coord_attrs": {
+            "lat": {"units": "degrees_north", "standard_name": "latitude", "axis": "Y"},
+            "lon": {"units": "degrees_east", "standard_name": "longitude", "axis": "X"},
+        },
+        "time": np.array([0.0, 31, 60, 91, 121, 152, 182]),
+        "time_units": "days since 1991-01-16 00:00:00",
+        "calendar": "gregorian",
+    } | changes
+
+
+def truth(m: int) -> np.ndarray:
+    return np.random.default_rng(m).normal(size=(L, 2, 9, 12)).astype("f4")
+
+
+def write(folder: Path, members=MEMBERS, **changes):
+    writer = AnalysisWriter(folder, members=members, **layout(**changes))
+    for m in members:
+        writer.write(m, 0, truth(m)[:3])
+        writer.write(m, 3, truth(m)[3:])
+    return writer.close()
+
+
+RANKS = """
+import json, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_io_analysis import L, MEMBERS, layout, truth
+from hpcinv.io.analysis import AnalysisWriter
+from hpcinv.parallel import connect
+
+folder, shares, mode = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+world = connect("mpi")
+if mode == "parts":  # as where h5py has no MPI
+    AnalysisWriter.shared = property(lambda self: False)
+queue = 0 if mode == "independent" else 1 << 28
+own = None if mode != "groups" else (MEMBERS[:1] if world.rank < 2 else MEMBERS[1:])
+writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **layout())
+frames = shares[world.rank]
+for m in own or MEMBERS:
+    x = truth(m)
+    for t in frames:
+        writer.write(m, t, x[t:t + 1])
+    writer.write(m, 0, x[:0])
+digests = writer.close()
+assert world.all_gather(digests["digest"]) == [digests["digest"]] * world.size
+if world.rank == 0:
+    print(json.dumps(digests))
+"""
+
+
+def agree(folder: Path) -> None:
+    with open_analysis(folder) as a:
+        assert a.members == list(MEMBERS)
+        for m in MEMBERS:
+            assert np.array_equal(a.read(m), truth(m))
+            assert np.array_equal(a.read(m, 2, 5), truth(m)[2:5])
+
+
+def test_one_process_and_digests(tmp_path):
+    said = write(tmp_path)
+    agree(tmp_path)
+    frames = {m: [digest_array(x) for x in truth(m)] for m in MEMBERS}
+    assert {m: d["frames"] for m, d in said["members"].items()} == frames
+    assert said["digest"] == roll(roll(f) for f in frames.values())
+    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["3.nc", "4.nc", "9.nc"]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("shares", "mode"),
+    [
+        ([[0, 1, 2, 3, 4, 5, 6]], "collective"),
+        ([[0, 1, 2], [3, 4, 5, 6]], "collective"),
+        ([[5], [0, 1, 2, 3, 4, 6], []], "collective"),
+        ([[], [6, 5, 0], [1, 2, 3, 4], []], "collective"),
+        ([[], [6, 5, 0], [1, 2, 3, 4], []], "independent"),
+        ([[0, 1, 2, 3, 4, 5], [6], [0, 1, 2, 3], [4, 5, 6]], "groups"),
+        ([[0, 1, 2], [3, 4, 5, 6]], "parts"),
+        ([[], [6, 5, 0], [1, 2, 3, 4], []], "parts"),
+    ],
+)
+def test_ranks_write_what_one_process_writes(tmp_path, mpirun, shares, mode):
+    import json
+
+    serial = write(tmp_path / "serial")
+    script = RANKS.format(tests=str(Path(__file__).parent))
+    said = json.loads(mpirun(len(shares), script, tmp_path / "a", json.dumps(shares), mode))
+    assert said["digest"] == serial["digest"]
+    assert join(tmp_path / "a", MEMBERS, verify="full")["digest"] == serial["digest"]
+    agree(tmp_path / "a")
+    left = {p.name for p in (tmp_path / "a" / "members").iterdir()}
+    parts = {f"{m}.parts" for m in MEMBERS} if mode == "parts" else set()
+    assert left == {"3.nc", "4.nc", "9.nc"} | parts
+    quiet("cdo", "-s", "sinfon", tmp_path / "a" / "members" / "4.nc")
+
+
+def quiet(*command: object) -> str:
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"no {command[0]}: scripts/setup --cluster installs it")
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_members_satisfy_cdo(tmp_path):
+    write(tmp_path)
+    file = tmp_path / "members" / "4.nc"
+    told = quiet("cdo", "-s", "sinfon", file)
+    assert "lonlat" in told and "1991-07-17 00:00:00" in told and "7 steps" in told
+    # CDO's own area-weighted mean and its value at one point, against numpy
+    value = quiet("cdo", "-s", "outputf,%.9g,1", "-selname,VWND", "-seltimestep,3", file).split()
+    np.testing.assert_allclose(np.array(value, "f4").reshape(9, 12), truth(4)[2, 1], rtol=1e-6)
+    assert "m/s" in quiet("cdo", "-s", "showattribute,UWND@units", file)
+
+
+def test_joined_file_satisfies_ncdump_and_xarray(tmp_path):
+    import xarray
+
+    write(tmp_path)
+    join(tmp_path, MEMBERS, attributes={"title": "Winds"})
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("members", "analysis.nc"):
+        shutil.move(tmp_path / name, moved / name)
+    header = quiet("ncdump", "-h", moved / "analysis.nc")
+    for line in (
+        "float UWND(realization, time, lat, lon) ;",
+        'UWND:standard_name = "eastward_wind" ;',
+        "UWND:_FillValue = 9.96921e+36f ;",
+        'time:calendar = "gregorian" ;',
+        ':Conventions = "CF-1.11" ;',
+        ':title = "Winds" ;',
+    ):
+        assert line in header
+    with xarray.open_dataset(moved / "analysis.nc") as ds:
+        assert ds.VWND.dims == ("realization", "time", "lat", "lon")
+        assert ds.realization.values.tolist() == list(MEMBERS)
+        assert str(ds.time.values[2])[:10] == "1991-03-17"
+        assert np.array_equal(ds.VWND.values, np.stack([truth(m)[:, 1] for m in MEMBERS]))
+        assert np.array_equal(ds.lat.values, LAT) and ds.lat.attrs["axis"] == "Y"
+    agree(moved)
+
+
+def test_members_of_an_array(tmp_path):
+    for k, m in enumerate(MEMBERS):
+        write(tmp_path / "tasks" / str(k), [m])
+    where = {m: f"tasks/{k}/members/{m}.nc" for k, m in enumerate(MEMBERS)}
+    join(tmp_path, where)
+    agree(tmp_path)
+
+
+def test_levels_and_one_dimension(tmp_path):
+    coords = {"level": np.array([850.0, 500.0]), "lat": LAT, "lon": LON}
+    attrs = layout()["coord_attrs"] | {
+        "level": {"units": "hPa", "standard_name": "air_pressure", "axis": "Z", "positive": "down"}
+    }
+    x = np.random.default_rng(0).normal(size=(L, 1, 2, 9, 12)).astype("f4")
+    common = layout(channels=["T"], units=["K"], standard_names=["air_temperature"])
+    writer = AnalysisWriter(
+        tmp_path / "a", members=[0], **(common | {"coords": coords, "coord_attrs": attrs})
+    )
+    writer.write(0, 0, x)
+    writer.close()
+    assert np.array_equal(open_analysis(tmp_path / "a").read(0), x)
+    told = quiet("cdo", "-s", "sinfon", tmp_path / "a" / "members" / "0.nc")
+    assert "pressure" in told and "levels=2" in told
+
+    line = common | {"coords": {"x": np.arange(40)}, "coord_attrs": {}, "units": ["1"]}
+    writer = AnalysisWriter(tmp_path / "b", members=[0], **line)
+    y = np.random.default_rng(1).normal(size=(L, 1, 40)).astype("f4")
+    writer.write(0, 0, y)
+    writer.close()
+    join(tmp_path / "b", [0])
+    assert np.array_equal(open_analysis(tmp_path / "b").read(0), y)
+
+
+def test_mask_is_fill_in_the_file_and_nan_for_the_reader(tmp_path):
+    import netCDF4
+
+    mask = np.ones((9, 12), bool)
+    mask[2:4, 5] = False
+    x = truth(0)
+    x[..., ~mask] = np.nan
+    writer = AnalysisWriter(tmp_path, members=[0], **layout(mask=mask))
+    writer.write(0, 0, x)
+    writer.close()
+    with netCDF4.Dataset(tmp_path / "members" / "0.nc") as f:
+        assert np.array_equal(np.ma.getmaskarray(f["UWND"][0]), ~mask)
+    a = open_analysis(tmp_path)
+    assert np.array_equal(a.mask, mask) and np.array_equal(a.read(0), x, equal_nan=True)
+
+
+def test_damage_is_named(tmp_path):
+    said = write(tmp_path)
+    digests = {m: d["digest"] for m, d in said["members"].items()}
+    join(tmp_path, MEMBERS, digests=digests)
+    file = tmp_path / "members" / "4.nc"
+    whole = file.read_bytes()
+
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"4\.nc.*truncated"):
+        join(tmp_path, MEMBERS)
+    with pytest.raises(BadInput, match=r"4\.nc.*truncated"):
+        open_analysis(tmp_path).read(4, 0, 1)
+
+    file.unlink()
+    with pytest.raises(BadInput, match=r"4\.nc.*missing"):
+        join(tmp_path, MEMBERS)
+    with pytest.raises(BadInput, match=r"4\.nc.*missing"):
+        open_analysis(tmp_path).ensemble(0, 1)
+
+    at = whole.rindex(truth(4)[3, 1].tobytes())
+    flipped = bytearray(whole)
+    flipped[at + 2] ^= 1
+    file.write_bytes(bytes(flipped))
+    with pytest.raises(BadInput, match=r"4\.nc.*digest"):
+        join(tmp_path, MEMBERS, verify="full")
+
+    file.write_bytes(whole)
+    with pytest.raises(BadInput, match=r"4\.nc.*not the member"):
+        join(tmp_path, MEMBERS, digests=digests | {4: "0" * 32})
+    assert join(tmp_path, MEMBERS, digests=digests, verify="full")["members"] == digests
+
+
+def test_a_missing_part_is_named(tmp_path, mpirun):
+    script = RANKS.format(tests=str(Path(__file__).parent))
+    mpirun(2, script, tmp_path, "[[0, 1, 2], [3, 4, 5, 6]]", "parts")
+    join(tmp_path, MEMBERS)
+    (tmp_path / "members" / "9.parts" / "00001.h5").unlink()
+    with pytest.raises(BadInput, match=r"9\.parts/00001\.h5.*missing"):
+        join(tmp_path, MEMBERS)
+    with pytest.raises(BadInput, match=r"9\.parts/00001\.h5.*missing"):
+        open_analysis(tmp_path).read(9)
+
+
+def test_nothing_is_committed_when_frames_are_missing(tmp_path):
+    write(tmp_path, [3])
+    before = (tmp_path / "members" / "3.nc").read_bytes()
+    writer = AnalysisWriter(tmp_path, members=[3], **layout())
+    writer.write(3, 0, truth(5)[:6])
+    with pytest.raises(BadInput, match=r"3\.nc: 1 frames were never written, the first is 6"):
+        writer.close()
+    assert (tmp_path / "members" / "3.nc").read_bytes() == before
+
+
+def test_a_fenced_attempt_commits_nothing(tmp_path):
+    def fence():
+        raise RuntimeError("a newer attempt has begun")
+
+    writer = AnalysisWriter(tmp_path, members=[3], fence=fence, **layout())
+    writer.write(3, 0, truth(3))
+    with pytest.raises(RuntimeError, match="newer attempt"):
+        writer.close()
+    assert not (tmp_path / "members" / "3.nc").exists()
+
+
+def test_bad_blocks(tmp_path):
+    writer = AnalysisWriter(tmp_path, members=[3], **layout())
+    bad = truth(3)
+    bad[4, 1, 2, 3] = np.inf
+    with pytest.raises(BadInput, match="VWND is not finite in frame 4"):
+        writer.write(3, 0, bad)
+    with pytest.raises(BadInput, match="does not fit"):
+        writer.write(3, 1, truth(3))
+    with pytest.raises(BadInput, match="does not write member 5"):
+        writer.write(5, 0, truth(3))
+    writer.write(3, 0, truth(3)[:2])
+    with pytest.raises(BadInput, match="frame 1 was written twice"):
+        writer.write(3, 1, truth(3)[1:2])
+    with pytest.raises(BadInput, match="cannot be named 'time'"):
+        AnalysisWriter(tmp_path, members=[0], **layout(channels=["time", "V"]))
