@@ -118,6 +118,12 @@ class Context:
         path = self.inputs[name]
         return TrajectoryStore.open(path / "store" if (path / "store").is_dir() else path)
 
+    def fence(self) -> None:
+        r"""Raises where a newer attempt has begun: this one may not commit any more."""
+        from ..runs.folder import RunFolder
+
+        RunFolder(self.folder).fence(self.attempt)
+
     def say(self, text: str) -> None:
         r"""One line of the job's log, from rank 0."""
         if self.world.rank == 0:
@@ -153,6 +159,10 @@ class Job(Fields):
 
     def fetch(self) -> None:
         r"""Brings what compute nodes could not download; called on submission and local runs."""
+
+    def external(self) -> dict[str, tuple[Path, str]]:
+        r"""Files of others it reads: name -> (path, `quick` or `full` verification)."""
+        return {}
 
     def run(self, ctx: Context) -> dict[str, str]:
         r"""Does the job. All ranks call it.

@@ -68,7 +68,7 @@ def _run(job: Job, folder: RunFolder, world: World, stop: StopFlag, threads: int
     state = None
     if world.rank == 0:
         try:
-            inputs = input_digests(folders)
+            inputs = input_digests(folders, job)
             if complete(folder, inputs):
                 state = ["complete", 0]
             else:

@@ -119,6 +119,11 @@ class Import(Job):
                     nearest(v, known),
                 )
 
+    def external(self) -> dict[str, tuple[Path, str]]:
+        # A package's file is known by its checksum, which stands in the job file.
+        s = self.source
+        return {"source": (Path(s.path), s.verify)} if s.path is not None else {}
+
     def _local(self) -> Path | None:
         from ..io.sources import cached_debian
 

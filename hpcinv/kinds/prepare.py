@@ -12,6 +12,7 @@ import yaml
 from ..errors import BadInput
 from ..io.atomic import digest_external
 from ..runs.folder import RunFolder
+from .base import Job
 from .study import Study
 
 HOW = ("resources", "after")  # how a job runs, not what it computes
@@ -30,8 +31,8 @@ def input_folders(study: Study, runs: Path, name: str) -> dict[str, Path]:
     }
 
 
-def input_digests(folders: dict[str, Path]) -> dict[str, Any]:
-    r"""What identifies the inputs now.
+def input_digests(folders: dict[str, Path], job: Job) -> dict[str, Any]:
+    r"""What identifies a job's inputs now.
 
     Raises:
         BadInput: If an input is not there or its job has not ended well.
@@ -49,6 +50,10 @@ def input_digests(folders: dict[str, Path]) -> dict[str, Any]:
             found[ref] = digest_external(path)["digest"]
         else:
             raise BadInput(f"its input '{ref}' has not run yet", path, "Run that job first.")
+    for ref, (path, verify) in job.external().items():
+        if not path.exists():
+            raise BadInput(f"its {ref} is not there", path)
+        found[ref] = digest_external(path, verify)["digest"]
     return found
 
 

@@ -22,7 +22,7 @@ def state(study: Study, runs: Path, name: str) -> str:
     if not folder.exists:
         return "to run"
     try:
-        if complete(folder, input_digests(input_folders(study, runs, name))):
+        if complete(folder, input_digests(input_folders(study, runs, name), study.jobs[name])):
             return "complete"
     except BadInput:
         return "to run"

@@ -58,7 +58,7 @@ def run_here(study: Study, runs: Path, ranks: int | None, fresh: bool) -> int:
 def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen) -> int:
     folder = place(study, runs, name)
     job = study.jobs[name]
-    inputs = input_digests(input_folders(study, runs, name))
+    inputs = input_digests(input_folders(study, runs, name), study.jobs[name])
     if complete(folder, inputs):
         screen.job(name, "complete", "nothing to do")
         return 0

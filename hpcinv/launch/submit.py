@@ -66,7 +66,7 @@ def submit_study(study: Study, runs: Path, profile: Profile) -> list[RunFolder]:
 
 def _complete(study: Study, runs: Path, name: str) -> bool:
     try:
-        inputs = input_digests(input_folders(study, runs, name))
+        inputs = input_digests(input_folders(study, runs, name), study.jobs[name])
     except BadInput:
         if any(p not in study.wanted for p in study.parents(name)):
             raise

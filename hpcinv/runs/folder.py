@@ -120,14 +120,19 @@ class RunFolder:
         Raises:
             Fenced: If a newer attempt has started.
         """
+        if self.attempt is not None:
+            self.fence(self.attempt)
         m = self.manifest()
-        if self.attempt is not None and len(m["attempts"]) != self.attempt:
-            raise Fenced(
-                f"attempt {len(m['attempts'])} of {self.name} has started; "
-                f"attempt {self.attempt} stops without writing"
-            )
         m.update(fields)
         write_json(self.path / "manifest.json", m)
+
+    def fence(self, attempt: int) -> None:
+        r"""Raises Fenced if an attempt newer than `attempt` has started."""
+        n = len(self.manifest()["attempts"])
+        if n != attempt:
+            raise Fenced(
+                f"attempt {n} of {self.name} has started; attempt {attempt} stops without writing"
+            )
 
     def start(self, ranks: int, inputs: dict[str, Any]) -> int:
         r"""Begins a new attempt and returns its number, from 1."""

@@ -1,0 +1,286 @@
+r"""`kind: assimilate`: observations in, an ensemble analysis out, by the diffusion prior or a
+baseline. All methods read the same table and write the same files."""
+
+from __future__ import annotations
+
+__all__ = ["Assimilate"]
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ..assimilation.baselines_config import OI
+from ..assimilation.config import GuidanceConfig, SamplerConfig
+from ..errors import BadInput
+from .base import Context, Fields, Job, Ref
+
+if TYPE_CHECKING:
+    from .study import Study
+
+
+class OIFields(Fields):
+    r"""Fields of `method: oi`; see `OI`."""
+
+    covariance: Literal["localised", "eof"] = "localised"
+    eofs: int = Field(50, ge=1)
+    length_km: float = Field(2000.0, gt=0)
+    taper: Literal["gaussian", "gaspari_cohn"] = "gaussian"
+    lags: int = Field(2, ge=0)
+
+
+class Assimilate(Job):
+    r"""An ensemble of trajectories given observations.
+
+    `data` says where the analysed frames lie on the axis of time, on which grid, and how states
+    are standardised; of its frames only `training` ones are read.
+    """
+
+    kind: Literal["assimilate"] = "assimilate"
+    data: Annotated[str, Ref("store")]
+    frames: tuple[int, int] = Field(description="half-open range of the frames analysed")
+    observations: Annotated[str | None, Ref("observations")] = None
+    method: Literal["diffusion", "oi", "climatology", "persistence"] = "diffusion"
+    members: int = Field(16, ge=1)
+    # method: diffusion
+    prior: Annotated[str | None, Ref("prior")] = None
+    decoder: Annotated[str | None, Ref("autoencoder")] = None
+    decoder_error: bool = Field(
+        True, description="count the decoder's error in the likelihood, sample it in the members"
+    )
+    mode: Literal["reanalysis"] = "reanalysis"
+    window: int = Field(24, ge=1, description="frames of a window")
+    overlap: int = Field(12, ge=0, description="frames neighbouring windows share")
+    compose: Literal["center", "junction"] = "center"
+    guidance: GuidanceConfig = GuidanceConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    reproducible: bool = Field(False, description="the same bits on any number of ranks")
+    checkpoint_every: int = Field(8, ge=0, description="sampler steps between checkpoints")
+    batch: int = Field(16, ge=1, description="members a rank samples at once")
+    rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
+    # the baselines
+    training: tuple[int, int] | None = Field(None, description="frames a baseline learns from")
+    oi: OIFields = OIFields()
+
+    backend: ClassVar[str] = "mpi"
+    thing: ClassVar[str] = "analysis"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Assimilate:
+        if self.method == "diffusion" and self.prior is None:
+            raise ValueError("method: diffusion needs a 'prior'")
+        if self.method == "oi" and self.observations is None:
+            raise ValueError("method: oi needs 'observations'")
+        if self.method != "diffusion" and self.training is None:
+            raise ValueError(f"method: {self.method} needs 'training' frames")
+        return self
+
+    def check(self, name: str, study: Study) -> None:
+        where = study.sources[name]
+        L = self.frames[1] - self.frames[0]
+        if self.frames[0] < 0 or L < 1:
+            raise BadInput(
+                "'frames' is empty", where.where(("frames",)), "Write [first, last + 1]."
+            )
+        seen = study.jobs.get(self.observations or "")
+        if seen is not None and tuple(seen.frames) != tuple(self.frames):
+            raise BadInput(
+                f"'frames' {list(self.frames)} differ from those of '{self.observations}', "
+                f"{list(seen.frames)}",
+                where.where(("frames",)),
+                "Give both jobs the same frames.",
+            )
+        if self.method == "diffusion":
+            if self.window > L:
+                raise BadInput(
+                    f"windows of {self.window} frames do not fit into {L} frames",
+                    where.where(("window",)),
+                    f"Use at most {L}.",
+                )
+            if self.window < L and not 0 < self.overlap < self.window:
+                raise BadInput(
+                    f"windows of {self.window} frames cannot share {self.overlap}",
+                    where.where(("overlap",)),
+                    f"Use 1 to {self.window - 1}.",
+                )
+
+    def run(self, ctx: Context) -> dict[str, str]:
+        from ..io.analysis import AnalysisWriter, join
+
+        store = ctx.store(self.data)
+        a, b = self.frames
+        if b > store.length or store.statistics is None:
+            what = "has no statistics" if b <= store.length else f"has {store.length} frames"
+            raise BadInput(f"the store {what}; frames {a} to {b - 1} are analysed", self.data)
+        table = self._table(ctx, store)
+        draw = self._diffusion if self.method == "diffusion" else self._baseline
+        members, pieces = draw(ctx, store, table)
+        writer = AnalysisWriter(
+            ctx.folder,
+            members=range(self.members),
+            own=members,
+            world=ctx.world,
+            fence=ctx.fence,
+            channels=store.channels,
+            units=store.units,
+            standard_names=store.standard_names,
+            long_names=store.long_names,
+            coords=store.coords,
+            coord_attrs=store.coord_attrs,
+            time=store.time[a:b],
+            time_units=store.time_units,
+            calendar=store.calendar,
+            mask=store.mask,
+            attributes={"title": f"{self.method} {self.mode}", "seed": self.seed},
+        )
+        for member, start, block in pieces:
+            writer.write(member, start, block)
+        written = writer.close()
+        if ctx.world.rank == 0:
+            join(ctx.folder, range(self.members))
+        ctx.world.barrier("join")
+        ctx.say(f"{self.members} members of {b - a} frames")
+        return {"analysis": written["digest"]}
+
+    def _table(self, ctx: Context, store: Any):
+        r"""The observations, checked against the trajectory."""
+        if self.observations is None:
+            return None
+        from ..observations.table import ObservationTable
+
+        path = ctx.inputs[self.observations]
+        path = path / "observations.nc" if path.is_dir() else path
+        return ObservationTable.load(path).check(
+            length=self.frames[1] - self.frames[0],
+            grid=store.grid,
+            channels=store.channels,
+            units=store.units,
+            mask=store.mask,
+            where=path,
+        )
+
+    def _diffusion(self, ctx: Context, store: Any, table: Any):
+        import torch
+
+        from ..assimilation import Checkpoint, PointLikelihood, sample
+        from ..models import load
+        from ..models.decoder_error import DecoderError
+
+        torch.set_num_threads(ctx.threads)
+        frames = range(*self.frames)
+        prior = load(ctx.inputs[self.prior]).to(ctx.world.device)
+        decoder = error = None
+        shape = (len(store.channels), *store.grid)
+        if self.decoder is not None:
+            decoder = load(ctx.inputs[self.decoder]).to(ctx.world.device)
+            shape = decoder.latent_shape
+            if self.decoder_error:
+                error = DecoderError.load(ctx.inputs[self.decoder])
+        c = store.context(frames)
+        context = None if c is None else torch.from_numpy(c)
+        told = context if getattr(prior, "context", 0) else None
+        with_context = context if decoder is not None and decoder.context else None
+        likelihood = None
+        if table is not None and len(table):
+            likelihood = PointLikelihood(
+                table,
+                store.statistics,
+                frames,
+                decoder=None if decoder is None else decoder.decode,
+                decoder_error=error,
+                context=with_context,
+            )
+        ctx.progress.begin("sampling")
+        result = sample(
+            prior,
+            shape=shape,
+            length=len(frames),
+            window=self.window,
+            overlap=self.overlap,
+            members=range(self.members),
+            likelihood=likelihood,
+            context=told,
+            compose=self.compose,
+            guidance=self.guidance,
+            sampler=self.sampler,
+            seed=self.seed,
+            world=ctx.world,
+            reproducible=self.reproducible,
+            batch=self.batch,
+            rows=self.rows,
+            checkpoint=Checkpoint(ctx.folder / "checkpoints", self.checkpoint_every, ctx.attempt),
+            progress=ctx.progress,
+            stop=ctx.stop,
+        )
+        self._tell(ctx, result.diagnostics)
+
+        def pieces():
+            for i, m in enumerate(result.members):
+                for k, f in enumerate(result.frames):
+                    z = result.x[i, k : k + 1]
+                    if decoder is not None:
+                        row = None if with_context is None else with_context[f : f + 1].to(z)
+                        with torch.no_grad():
+                            z = decoder.decode(z, row)
+                    x = z.cpu().numpy()
+                    if error is not None:
+                        x = x + error.sample(self.seed, m, f)
+                    yield m, f, store.statistics.restore(x, [frames[f]])
+
+        return result.members, pieces()
+
+    def _tell(self, ctx: Context, found: dict[str, Any]) -> None:
+        r"""Writes the sampler's diagnostics, and says what it had to fall back from."""
+        from ..io.atomic import write_json
+
+        events = [e for of_rank in ctx.world.all_gather(found["events"]) for e in of_rank]
+        if ctx.world.rank == 0:
+            write_json(ctx.folder / "sampler.json", {**found, "events": events})
+        for e in events[:5]:
+            ctx.say(f"note: {e}")
+        if len(events) > 5:
+            ctx.say(f"note: {len(events) - 5} more such events are in sampler.json")
+
+    def _baseline(self, ctx: Context, store: Any, table: Any):
+        from ..assimilation.baselines import Problem, build
+        from ..assimilation.baselines_config import Climatology, Persistence
+
+        config = {
+            "climatology": Climatology,
+            "persistence": Persistence,
+            "oi": lambda: OI(**self.oi.model_dump()),
+        }[self.method]()
+        problem = Problem(
+            store=store,
+            statistics=store.statistics,
+            training=self.training,
+            analysed=self.frames,
+            table=table,
+            members=range(self.members),
+            seed=self.seed,
+        )
+        lo, hi = ctx.world.share(0, problem.length)
+        baseline = build(config, problem)
+        ctx.progress.begin(f"analysing by {self.method}")
+
+        def pieces():
+            for k in range(lo, hi):
+                for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
+                    yield m, k, x
+                ctx.progress.update(k + 1 - lo, hi - lo)
+
+        return list(problem.members) if hi > lo else [], pieces()
+
+    def figures(self, study: Study, name: str) -> dict[str, str]:
+        out = {"method": self.method, "members": str(self.members)}
+        L = self.frames[1] - self.frames[0]
+        if self.method == "diffusion":
+            n = (
+                1
+                if self.window >= L
+                else 1 + -(-(L - self.window) // (self.window - self.overlap))
+            )
+            out["windows"] = f"{n} of {self.window}/{self.overlap}"
+            ranks = self.resources.tasks
+            if ranks > n * self.members:
+                out["idle"] = f"{ranks - n * self.members} of {ranks} ranks have no window"
+        return out

@@ -1,0 +1,192 @@
+r"""`kind: train`: an autoencoder or a diffusion prior, through the one training loop."""
+
+from __future__ import annotations
+
+__all__ = ["Train"]
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+
+from ..errors import BadInput, nearest
+from ..training.config import (
+    AutoencoderConfig,
+    AutoencoderLoss,
+    DiffusionLoss,
+    MixingConfig,
+    TrainConfig,
+    TrajectoryDenoiserConfig,
+)
+from .base import Context, Job, Ref
+
+if TYPE_CHECKING:
+    from .study import Study
+
+LOSSES = {"autoencoder": AutoencoderLoss, "trajectory_denoiser": DiffusionLoss}
+
+
+class Train(Job):
+    r"""Trains a model on the windows of a store; resumes from its newest whole checkpoint."""
+
+    kind: Literal["train"] = "train"
+    data: Annotated[str, Ref("store")]
+    frames: tuple[int, int] | None = Field(None, description="half-open range; default: all")
+    held: tuple[int, int] | None = Field(
+        None, description="frames inside the training period kept for validation"
+    )
+    window: int = Field(1, ge=1, description="frames of a sample")
+    model: Annotated[AutoencoderConfig | TrajectoryDenoiserConfig, Field(discriminator="name")]
+    loss: SerializeAsAny[Any] = Field(None, description="fields of the model's loss")
+    augmentation: MixingConfig | None = None
+    training: TrainConfig
+
+    backend: ClassVar[str] = "torch"
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _loss(cls, value: Any, info: Any) -> Any:
+        model = info.data.get("model")
+        if model is None:  # the model's own error is told
+            return value
+        of = LOSSES[model.name]
+        try:
+            return of.model_validate(value or {})
+        except ValidationError as e:
+            first = e.errors(include_url=False)[0]
+            key = ".".join(str(k) for k in first["loc"])
+            if first["type"] == "extra_forbidden":
+                hint = nearest(key, of.model_fields)
+                raise ValueError(f"unknown key '{key}' for {model.name}. {hint}") from None
+            raise ValueError(f"'{key}': {first['msg']}") from None
+
+    @property
+    def makes(self) -> str:
+        return "autoencoder" if self.model.name == "autoencoder" else "prior"
+
+    def check(self, name: str, study: Study) -> None:
+        where = study.sources[name]
+        if "seed" in self.training.model_fields_set:
+            raise BadInput(
+                "'training.seed' is the job's 'seed'",
+                where.where(("training", "seed")),
+                "Write seed at the top of the file.",
+            )
+        span = self.frames or _span(study, self.data)
+        if span is not None and self.window > span[1] - span[0]:
+            raise BadInput(
+                f"windows of {self.window} frames do not fit into {span[1] - span[0]} frames",
+                where.where(("window",)),
+                "Shorten the window or widen 'frames'.",
+            )
+        if self.training.batch % self.resources.tasks:
+            raise BadInput(
+                f"a batch of {self.training.batch} does not divide among "
+                f"{self.resources.tasks} ranks",
+                where.where(("training", "batch")),
+                "Change the batch or the ranks.",
+            )
+
+    def run(self, ctx: Context) -> dict[str, str]:
+        import torch
+
+        from ..training import train
+        from .training_data import archive, mixed
+
+        torch.set_num_threads(ctx.threads)
+        store = ctx.store(self.data)
+        config = self.training.model_copy(update={"seed": self.seed})
+        within = self._within(store.length)
+        windows = archive(store, self.window, within)
+        data = windows
+        if self.augmentation is not None:
+            data = mixed(windows, self.augmentation, self.seed, 1024)
+        elif getattr(self.loss, "rotation", False):
+            from ..training.data import RotatedPairs
+
+            data = RotatedPairs(windows, self.seed)
+        held = archive(store, self.window, self.held) if self.held else None
+        learner = self._learner(store, held)
+        ctx.progress.begin(f"training the {self.model.name.replace('_', ' ')}")
+        figures = train(
+            learner,
+            data,
+            config,
+            world=ctx.world,
+            folder=ctx.folder,
+            progress=ctx.progress,
+            stop=ctx.stop,
+            validation=held,
+            attempt=ctx.attempt,
+        )
+        ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
+        return {"model": _digest(ctx.folder)}
+
+    def _within(self, length: int) -> tuple[int, int]:
+        r"""Training frames without the held ones, which stand at one end."""
+        a, b = self.frames or (0, length)
+        if b > length:
+            raise BadInput(f"'frames' ends at {b} but the store has {length}", self.data)
+        if self.held is None:
+            return a, b
+        lo, hi = self.held
+        if lo <= a < hi < b:
+            return hi, b
+        if a < lo < b <= hi:
+            return a, lo
+        raise BadInput(
+            f"'held' {list(self.held)} is not at one end of 'frames' {[a, b]}", self.data
+        )
+
+    def _learner(self, store: Any, held: Any):
+        C, grid = len(store.channels), list(store.grid)
+        fields = self.model.model_dump()
+        if self.model.name == "autoencoder":
+            from ..training.autoencoder import AutoencoderLearner
+            from .training_data import latitude_longitude
+
+            lat, lon = latitude_longitude(store)
+            return AutoencoderLearner(
+                {**fields, "channels": C, "grid": grid},
+                self.loss,
+                weights=importance(store),
+                seed=self.seed,
+                held=held,
+                lat=lat,
+                lon=lon,
+            )
+        from ..training.diffusion import DiffusionLearner
+
+        return DiffusionLearner({**fields, "channels": C, "grid": grid}, self.loss, seed=self.seed)
+
+    def figures(self, study: Study, name: str) -> dict[str, str]:
+        t = self.training
+        return {"model": self.model.name, "steps": str(t.steps), "batch": str(t.batch)}
+
+
+def importance(store: Any):
+    r"""Weights of squared standardised errors: area times variance, so that the loss is in
+    physical units, with shape (C, *grid) and mean 1. Polar rows keep a tenth of the mean."""
+    import numpy as np
+
+    w = np.broadcast_to(store.weights(), (len(store.channels), *store.grid)).copy()
+    valid = w > 0 if store.mask is None else np.broadcast_to(store.mask, w.shape)
+    w = np.where(valid, np.maximum(w, 0.1), 0.0)
+    if store.statistics is not None:
+        w = w * np.square(store.statistics.std, dtype=np.float64).mean(0)
+    # Channels count alike whatever their units.
+    return w / w.reshape(len(w), -1).mean(1).reshape(-1, *[1] * (w.ndim - 1))
+
+
+def _span(study: Study, data: str) -> tuple[int, int] | None:
+    r"""Frames of a segment of the store another job will make, where its fields say so."""
+    job = study.jobs.get(data)
+    if job is not None and job.kind == "encode" and job.window is not None:
+        return 0, job.window
+    return None
+
+
+def _digest(folder: Any) -> str:
+    from ..io.atomic import digest_bytes, roll
+
+    names = ["weights.safetensors", "model.json", "decoder_error.h5"]
+    return roll(digest_bytes((folder / n).read_bytes()) for n in names if (folder / n).exists())
