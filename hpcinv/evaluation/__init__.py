@@ -1,0 +1,1 @@
+r"""Evaluation: scores that merge, confidence intervals, figures and the report."""
