@@ -49,4 +49,4 @@ class OI(BaseModel):
     eofs: PositiveInt = 50
     length_km: PositiveFloat = 2000.0
     taper: Literal["gaussian", "gaspari_cohn"] = "gaussian"
-    lags: NonNegativeInt = 2
+    lags: NonNegativeInt = 1

@@ -47,7 +47,7 @@ class LocalisedInterpolation:
     """
 
     def __init__(
-        self, problem: Problem, length_km: float, taper: str = "gaussian", lags: int = 2
+        self, problem: Problem, length_km: float, taper: str = "gaussian", lags: int = 1
     ) -> None:
         self.problem, self.lags = problem, lags
         self.Z = self._padded()

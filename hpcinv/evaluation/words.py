@@ -1,0 +1,195 @@
+r"""The verdict in words: what the numbers allow one to say, and nothing beyond.
+
+Every sentence follows from the scorecard by the rules written here. A method is called better
+than another only where the paired confidence interval of the difference excludes zero.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Finding", "Verdict", "unit_text", "verdict"]
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SPREAD = (0.85, 1.15)  # spread/skill called calibrated
+FLAT = 0.12  # rank histogram distance called flat
+
+
+@dataclass
+class Finding:
+    r"""One answer: a question, a level (`good`, `fair`, `poor`) and sentences."""
+
+    question: str
+    level: str
+    text: str
+
+
+@dataclass
+class Verdict:
+    headline: str
+    level: str
+    findings: list[Finding] = field(default_factory=list)
+
+
+def unit_text(unit: str | None) -> str:
+    r"""A unit as people write it: m s-1 becomes m s⁻¹."""
+    if unit in (None, "1", ""):
+        return ""
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    if re.fullmatch(r"[A-Z/]+", unit):
+        unit = unit.lower()  # the capitals of old files: M/S
+    return re.sub(r"(?<=[A-Za-z])(-?\d+)", lambda m: m[1].translate(raised), unit)
+
+
+def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", "persistence")):
+    r"""Answers *can I trust this?* from a scorecard.
+
+    Arguments:
+        card: See `hpcinv.evaluation.scores.scorecard`; its first method is the one judged. Where
+            channels are not pooled, its first channel is.
+        trivial: Baselines that use no observation; worse than one of them means no.
+
+    Returns:
+        A `Verdict`.
+    """
+    names = list(card["methods"])
+    main = names[0]
+    scores = {n: _main_scores(card, n) for n in names}
+    unit = unit_text(card["pooled_units"] or card["units"][0])
+    out = Verdict("", "good")
+    out.findings.append(_accuracy(card, scores, main, unit))
+    rival = _rival(card, scores, main, trivial, unit)
+    if rival:
+        out.findings.append(rival)
+    if "spread_skill" in scores[main]:
+        out.findings.append(_calibration(scores[main], unit))
+    beaten = [t for t in trivial if t in scores and not _better(card, t)]
+    calibrated = out.findings[-1].level if "spread_skill" in scores[main] else "poor"
+    best = rival is None or rival.level == "good"
+    if beaten:
+        out.headline = f"No. It is not shown to be more accurate than {beaten[0]}."
+        out.level = "poor"
+    elif calibrated == "poor":
+        out.headline = "The mean, yes; its uncertainty, no."
+        out.level = "fair"
+    elif calibrated == "fair":
+        out.headline = "The mean, yes; its uncertainty, with care."
+        out.level = "fair"
+    elif best:
+        out.headline = "Yes: it is accurate, and it knows how wrong it can be."
+    else:
+        out.headline = "Yes, but a simpler method does better here."
+        out.level = "fair"
+    return out
+
+
+def _main_scores(card, name: str) -> Mapping[str, Any]:
+    entry = card["methods"][name]
+    return entry["pooled"] if "pooled" in entry else entry["channels"][card["channels"][0]]
+
+
+def _value(score: Mapping[str, float], unit: str) -> str:
+    return f"{score['value']:.2f} {unit}".strip()
+
+
+def _range(score: Mapping[str, float], digits: int = 2) -> str:
+    low, high = (f"{score[k]:.{digits}f}".replace("-", "−") for k in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def _better(card, other: str) -> bool:
+    r"""Whether the judged method has the smaller RMSE beyond doubt."""
+    if other in card["differences"]:
+        return card["differences"][other]["rmse"]["high"] < 0
+    main = next(iter(card["methods"]))
+    return _main_scores(card, main)["rmse"]["high"] < _main_scores(card, other)["rmse"]["low"]
+
+
+def _accuracy(card, scores, main: str, unit: str) -> Finding:
+    rmse, bias = scores[main]["rmse"], scores[main]["bias"]
+    level = f"{card['interval']['level']:.0%}"
+    text = (
+        f"The ensemble mean misses the truth by {_value(rmse, unit)} on average "
+        f"(RMSE, weighted by area; {level} interval {_range(rmse)})."
+    )
+    grade = "good"
+    if "climatology" in scores:
+        clim = scores["climatology"]["rmse"]["value"]
+        gain = 1 - rmse["value"] / clim
+        if _better(card, "climatology"):
+            text += (
+                f" That is {gain:.0%} less than the seasonal climatology, which needs no "
+                f"observations and misses by {clim:.2f}."
+            )
+        else:
+            grade = "poor"
+            text += (
+                f" The seasonal climatology, which needs no observations, misses by {clim:.2f}: "
+                "no improvement is shown."
+            )
+    if bias["low"] > 0 or bias["high"] < 0:
+        text += f" The mean is biased by {bias['value']:+.2f} ({_range(bias)}).".replace("-", "−")
+    else:
+        text += " No bias is seen."
+    return Finding("Is it accurate?", grade, text)
+
+
+def _rival(card, scores, main: str, trivial, unit: str) -> Finding | None:
+    others = [n for n in scores if n != main and n not in trivial]
+    others = others or [n for n in scores if n != main]
+    if not others:
+        return None
+    best = min(others, key=lambda n: scores[n]["rmse"]["value"])
+    a, b = scores[main], scores[best]
+    text = (
+        f"The best of the other methods is {best}, with an RMSE of {_value(b['rmse'], unit)} "
+        f"and a CRPS of {b['crps']['value']:.2f}; this method has {a['rmse']['value']:.2f} and "
+        f"{a['crps']['value']:.2f}."
+    )
+    grade = "good"
+    if best in card["differences"]:
+        d = card["differences"][best]["rmse"]
+        size = f"{abs(d['value']):.2f}"
+        if d["high"] < 0:
+            text += f" This method is better, by {size} (difference {_range(d)})."
+        elif d["low"] > 0:
+            grade = "fair"
+            text += (
+                f" {best} is better, by {size} (difference {_range(d)}): where it can be used, "
+                "its mean is the one to use."
+            )
+        else:
+            grade = "good" if d["value"] <= 0 else "fair"
+            text += f" The difference ({_range(d)}) includes zero: neither is shown to be better."
+    return Finding("Does it beat simpler methods?", grade, text)
+
+
+def _calibration(s: Mapping[str, Any], unit: str) -> Finding:
+    ratio, flat = s["spread_skill"], s["rank_distance"]
+    r = ratio["value"]
+    inside = SPREAD[0] <= r <= SPREAD[1]
+    if inside:
+        text = f"The members differ from each other about as much as their mean errs: spread over \
+skill is {r:.2f} ({_range(ratio)}; 1 is ideal)."
+    elif r < 1:
+        text = f"The members are too sure of themselves: spread over skill is {r:.2f} \
+({_range(ratio)}), so true errors are about {1 / r:.1f} times what the spread suggests."
+    else:
+        text = f"The members are too unsure: spread over skill is {r:.2f} ({_range(ratio)}), so \
+true errors are about {1 / r:.1f} times what the spread suggests."
+    level = flat["value"] <= FLAT
+    text += (
+        f" The rank histogram is {'close to' if level else 'far from'} flat "
+        f"(distance {flat['value']:.2f}, at most {FLAT} wanted)."
+    )
+    wide = [c for c in s["coverage"] if 0.5 <= c["nominal"]]
+    if wide:
+        c = min(wide, key=lambda c: abs(c["nominal"] - 0.8))
+        text += (
+            f" The ensemble's {c['nominal']:.0%} intervals hold the truth {c['found']:.0%} of the "
+            "time."
+        )
+    grade = "good" if inside and level else "fair" if inside or level else "poor"
+    return Finding("Does it know how wrong it can be?", grade, text)
