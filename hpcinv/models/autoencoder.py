@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpcinv.models.grid_layers import GridConv, pad
+from hpcinv.models.grid_layers import GridConv, PositionField, pad
 
 
 class ResidualBlock(nn.Module):
@@ -81,7 +81,7 @@ class Autoencoder(nn.Module):
 
         features = 2 * width + position + context
         self.patch = nn.Conv2d(channels, width, 2 * stride, stride=stride)
-        self.position = nn.Parameter(torch.zeros(1, position, rows, columns))
+        self.position = PositionField(position, (rows, columns))
         self.encoder = nn.Sequential(
             *(ResidualBlock(features, periodic) for _ in range(depth)),
             GridConv(features, latent_channels, periodic),
@@ -92,15 +92,14 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(latent_channels, 1, 1))
 
-    def _beside(self, x: Tensor, context: Tensor | None) -> list[Tensor]:
-        r"""Position and context as fields beside features x of shape (N, *, h, w)."""
-        n, h, w = x.shape[0], x.shape[-2], x.shape[-1]
-        fields = [self.position.expand(n, -1, -1, -1)]
+    def _placed(self, x: Tensor, context: Tensor | None) -> Tensor:
+        r"""Appends position and context to features x of shape (N, *, h, w)."""
         if self.context:
             if context is None:
-                context = x.new_zeros(n, self.context)
-            fields.append(context[:, :, None, None].expand(-1, -1, h, w))
-        return fields
+                context = x.new_zeros(len(x), self.context)
+            field = context.to(x)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, field], dim=1)
+        return self.position(x)
 
     def raw_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""The saturated latent before standardisation, with shape :math:`(N, c, h, w)`."""
@@ -110,8 +109,8 @@ class Autoencoder(nn.Module):
         if self.stride % 2:
             x = F.pad(x, (0, 1, 0, 1), mode="replicate")
         y = self.patch(x)
-        y = torch.cat([y, F.silu(y), *self._beside(y, context)], dim=1)
-        z = self.encoder(y)
+        y = torch.cat([y, F.silu(y)], dim=1)
+        z = self.encoder(self._placed(y, context))
         return z * torch.rsqrt(1 + (z / self.bound) ** 2)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -137,7 +136,7 @@ class Autoencoder(nn.Module):
             The standardised states, with shape :math:`(N, C, H, W)`.
         """
         z = z * self.latent_std + self.latent_mean
-        y = self.decoder(F.silu(self.expand(torch.cat([z, *self._beside(z, context)], dim=1))))
+        y = self.decoder(F.silu(self.expand(self._placed(z, context))))
         y = torch.cat([z, y], dim=1)
         if self.periodic:
             y = torch.cat([y[..., -1:], y, y[..., :1]], dim=-1)

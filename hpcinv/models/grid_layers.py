@@ -50,3 +50,23 @@ class GridConv(nn.Module):
         if self.periodic:
             x = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
         return self.conv(x)
+
+
+class PositionField(nn.Module):
+    r"""Learnt features of each cell, which let a convolution tell places apart.
+
+    A layer of its own, so that an engine that shards weights gathers them around its backward
+    pass as well.
+
+    Arguments:
+        features: The number of features.
+        grid: The grid :math:`(H, W)`.
+    """
+
+    def __init__(self, features: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.field = nn.Parameter(torch.zeros(1, features, *grid))
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Maps (N, C, H, W) to (N, C + F, H, W)."""
+        return torch.cat([x, self.field.expand(len(x), -1, -1, -1)], dim=1)

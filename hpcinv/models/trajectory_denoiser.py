@@ -19,7 +19,7 @@ from azula.noise import VESchedule
 from torch import Tensor
 
 from hpcinv.models.gaussian_skip import GaussianSkip
-from hpcinv.models.grid_layers import GridConv
+from hpcinv.models.grid_layers import GridConv, PositionField
 
 
 class NoiseEmbedding(nn.Module):
@@ -49,7 +49,8 @@ class NoiseEmbedding(nn.Module):
         angle = level * self.pitch
         level = torch.cat([angle.sin(), angle.cos(), level / 3], dim=-1)
         level = level[:, None].expand(-1, context.shape[1], -1)
-        return self.layers(torch.cat([level, context], dim=-1))
+        features = torch.cat([level, context], dim=-1)
+        return self.layers(features.to(self.layers[0].weight.dtype))
 
 
 class SpaceTimeBlock(nn.Module):
@@ -155,7 +156,7 @@ class TrajectoryDenoiser(Denoiser):
         self.checkpointing = checkpointing
         features = max(64, width)
         self.embedding = NoiseEmbedding(features, context)
-        self.position = nn.Parameter(torch.zeros(1, position, *self.plane))
+        self.position = PositionField(position, self.plane)
         self.enter = nn.Conv2d(channels + position, width, 1)
         periodic = periodic and self.plane[1] > 1
         self.blocks = nn.ModuleList(
@@ -175,9 +176,7 @@ class TrajectoryDenoiser(Denoiser):
     def _network(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
         b, n = x.shape[:2]
         embedding = self.embedding(level, context)
-        y = x.flatten(0, 1)
-        y = torch.cat([y, self.position.expand(len(y), -1, -1, -1)], dim=1)
-        y = self.enter(y).unflatten(0, (b, n))
+        y = self.enter(self.position(x.flatten(0, 1))).unflatten(0, (b, n))
         for block in self.blocks:
             y = checkpoint(block)(y, embedding) if self.checkpointing else block(y, embedding)
         return self.leave(y.flatten(0, 1)).unflatten(0, (b, n))
@@ -213,7 +212,7 @@ class TrajectoryDenoiser(Denoiser):
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
         dtype = self.enter.weight.dtype
         output = self._network(
-            inner.to(dtype), torch.log(sigma / alpha).to(dtype), context.to(dtype)
+            inner.to(dtype), torch.log(sigma / alpha), context.to(x_t)
         )
         mean = mean + column(sigma * unit) * output.to(x_t).reshape(x_t.shape)
         return DiracPosterior(mean=mean)

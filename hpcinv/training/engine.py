@@ -127,7 +127,24 @@ def start(module: nn.Module, config: TrainConfig, world: World) -> Any:
             config=describe(config, micro),
             dist_init_required=False,
         )
+    _keep_norm(engine)
     return engine
+
+
+def _keep_norm(engine: Any) -> None:
+    r"""Lets the engine tell the gradient's norm in plain 32-bit training too.
+
+    There DeepSpeed clips by torch's function and drops the norm that it returns.
+    """
+    if engine.zero_optimization_stage() or engine.bfloat16_enabled():
+        return
+    parameters = [p for p in engine.module.parameters() if p.requires_grad]
+
+    def clip() -> None:
+        limit = engine.gradient_clipping() or float("inf")
+        engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    engine.clip_fp32_gradients = clip
 
 
 def masters(engine: Any) -> list[Tensor]:
