@@ -13,7 +13,8 @@ from hpcinv.errors import BadInput
 from hpcinv.io.analysis import AnalysisWriter, join, open_analysis
 from hpcinv.io.atomic import digest_array, roll
 
-L, LAT, LON = 7, np.linspace(90, -90, 9), np.arange(0, 360, 30.0)
+# As many frames as latitudes: dimensions must not be told apart by their length.
+L, LAT, LON = 7, np.linspace(90, -90, 7), np.arange(0, 360, 30.0)
 MEMBERS = (3, 4, 9)
 
 
@@ -34,7 +35,7 @@ def layout(**changes):
 
 
 def truth(m: int) -> np.ndarray:
-    return np.random.default_rng(m).normal(size=(L, 2, 9, 12)).astype("f4")
+    return np.random.default_rng(m).normal(size=(L, 2, 7, 12)).astype("f4")
 
 
 def write(folder: Path, members=MEMBERS, **changes):
@@ -134,7 +135,7 @@ def test_members_satisfy_cdo(tmp_path):
     assert "lonlat" in told and "1991-07-17 00:00:00" in told and "7 steps" in told
     # CDO's own area-weighted mean and its value at one point, against numpy
     value = quiet("cdo", "-s", "outputf,%.9g,1", "-selname,VWND", "-seltimestep,3", file).split()
-    np.testing.assert_allclose(np.array(value, "f4").reshape(9, 12), truth(4)[2, 1], rtol=1e-6)
+    np.testing.assert_allclose(np.array(value, "f4").reshape(7, 12), truth(4)[2, 1], rtol=1e-6)
     assert "m/s" in quiet("cdo", "-s", "showattribute,UWND@units", file)
 
 
@@ -179,7 +180,7 @@ def test_levels_and_one_dimension(tmp_path):
     attrs = layout()["coord_attrs"] | {
         "level": {"units": "hPa", "standard_name": "air_pressure", "axis": "Z", "positive": "down"}
     }
-    x = np.random.default_rng(0).normal(size=(L, 1, 2, 9, 12)).astype("f4")
+    x = np.random.default_rng(0).normal(size=(L, 1, 2, 7, 12)).astype("f4")
     common = layout(channels=["T"], units=["K"], standard_names=["air_temperature"])
     writer = AnalysisWriter(
         tmp_path / "a", members=[0], **(common | {"coords": coords, "coord_attrs": attrs})
@@ -202,7 +203,7 @@ def test_levels_and_one_dimension(tmp_path):
 def test_mask_is_fill_in_the_file_and_nan_for_the_reader(tmp_path):
     import netCDF4
 
-    mask = np.ones((9, 12), bool)
+    mask = np.ones((7, 12), bool)
     mask[2:4, 5] = False
     x = truth(0)
     x[..., ~mask] = np.nan
