@@ -140,6 +140,7 @@ def test_members_satisfy_cdo(tmp_path):
 
 
 def test_joined_file_satisfies_ncdump_and_xarray(tmp_path):
+    import h5py
     import xarray
 
     write(tmp_path)
@@ -158,6 +159,9 @@ def test_joined_file_satisfies_ncdump_and_xarray(tmp_path):
         ':title = "Winds" ;',
     ):
         assert line in header
+    with h5py.File(moved / "analysis.nc") as f:  # by scale, not by netCDF-C's guess from lengths
+        attached = [list(axis.keys()) for axis in f["UWND"].dims]
+    assert attached == [["realization"], ["time"], ["lat"], ["lon"]]
     with xarray.open_dataset(moved / "analysis.nc") as ds:
         assert ds.VWND.dims == ("realization", "time", "lat", "lon")
         assert ds.realization.values.tolist() == list(MEMBERS)
