@@ -187,6 +187,9 @@ def schema(
 
 def main() -> int:
     """Entry point; returns the exit code."""
+    from .parallel import leave_mpi_alone
+
+    leave_mpi_alone()
     try:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -7,8 +7,9 @@ NCCL's do not like each other). This module is the only place that initialises e
 
 from __future__ import annotations
 
-__all__ = ["Launch", "World", "connect", "launched"]
+__all__ = ["Launch", "World", "connect", "launched", "leave_mpi_alone"]
 
+import atexit
 import json
 import os
 import socket
@@ -59,6 +60,17 @@ def launched(environ: dict[str, str] | None = None) -> Launch:
     if "SLURM_PROCID" in env and (tasks > 1 or "PMIX_RANK" in env):
         return Launch(int(env["SLURM_PROCID"]), tasks, int(env.get("SLURM_LOCALID", 0)), "srun")
     return Launch()
+
+
+def leave_mpi_alone() -> None:
+    r"""Keeps `import mpi4py.MPI` from starting MPI, until `connect` does so on purpose.
+
+    An h5py or netCDF4 with MPI imports mpi4py, which would start MPI in every process that reads
+    a file: in training ranks, in the command itself, in a job of one rank.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize = False
 
 
 class World:
@@ -119,6 +131,9 @@ class MPIWorld(World):
     def __init__(self, comm: Any = None, local_rank: int = 0) -> None:
         from mpi4py import MPI
 
+        if not MPI.Is_initialized():
+            MPI.Init_thread()
+            atexit.register(MPI.Finalize)
         self.comm = MPI.COMM_WORLD if comm is None else comm
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         super().__init__(self.comm.rank, self.comm.size, local_rank)

@@ -121,4 +121,5 @@ def _geography(truth) -> tuple[np.ndarray, np.ndarray]:
     nothing = np.full(int(np.prod(truth.grid)), np.nan)
     lat = found.get("latitude", found.get("lat", nothing))
     lon = found.get("longitude", found.get("lon", nothing))
-    return lat.astype(np.float64), lon.astype(np.float64)
+    # A grid may run past the meridian it began at (20 to 377.5 degrees); tables do not.
+    return lat.astype(np.float64), np.where(lon > 360, lon - 360, lon).astype(np.float64)

@@ -1,0 +1,207 @@
+"""The command: its public face, its speed of start, and what it says of mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hpcinv import cli
+from hpcinv.errors import BadInput
+
+STUDY = {
+    "1_import.yaml": """\
+kind: import
+source: {path: field.nc}
+variables:
+  t: {units: K}
+statistics: {frames: [0, 24], phase: month}
+""",
+    "2_observe.yaml": """\
+kind: observe
+truth: import
+frames: [24, 36]
+observing: {points: 5, error: 0.1}
+""",
+    "3_oi.yaml": """\
+kind: assimilate
+method: oi
+data: import
+observations: observe
+frames: [24, 36]
+training: [0, 24]
+members: 4
+oi: {covariance: eof, eofs: 5}
+""",
+    "4_evaluate.yaml": """\
+kind: evaluate
+truth: import
+frames: [24, 36]
+analyses: [oi]
+replicates: 100
+""",
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A small study on a made-up monthly field."""
+    import netCDF4
+    import numpy as np
+
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name, text in STUDY.items():
+        (folder / name).write_text(text)
+    rng = np.random.default_rng(0)
+    with netCDF4.Dataset(folder / "field.nc", "w") as f:
+        for name, n in (("time", 36), ("lat", 6), ("lon", 8)):
+            f.createDimension(name, n)
+        t = f.createVariable("time", "f8", ("time",))
+        t.units = "days since 2000-01-15"
+        t[:] = np.arange(36) * 30.4375
+        y = f.createVariable("lat", "f8", ("lat",))
+        y.units = "degrees_north"
+        y[:] = np.linspace(-75, 75, 6)
+        x = f.createVariable("lon", "f8", ("lon",))
+        x.units = "degrees_east"
+        x[:] = np.arange(8) * 45.0
+        v = f.createVariable("t", "f4", ("time", "lat", "lon"))
+        v.units = "K"
+        v[:] = 280 + rng.standard_normal((36, 6, 8))
+    return folder
+
+
+def hpcinv(*args):
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "hpcinv", *map(str, args)], capture_output=True, text=True
+    )
+
+
+def test_verbs_and_options_are_frozen():
+    import typer.main
+
+    command = typer.main.get_command(cli.app)
+    found = {
+        name: sorted(
+            o for p in verb.params for o in (p.opts if p.param_type_name == "option" else [p.name])
+        )
+        for name, verb in command.commands.items()
+    }
+    assert found == {
+        "run": [
+            "--fresh", "--help", "--launcher", "--preset", "--ranks", "--runs", "overrides", "path",
+        ],
+        "submit": ["--cluster", "--help", "--preset", "--runs", "--wait", "overrides", "path"],
+        "plan": ["--cluster", "--help", "--preset", "--runs", "--sbatch", "overrides", "path"],
+        "status": ["--help", "--json", "--runs", "which"],
+        "schema": ["--help", "kind"],
+    } or found == {
+        k: [o for o in v if o != "--help"]
+        for k, v in {
+            "run": [
+                "--fresh", "--launcher", "--preset", "--ranks", "--runs", "overrides", "path",
+            ],
+            "submit": ["--cluster", "--preset", "--runs", "--wait", "overrides", "path"],
+            "plan": ["--cluster", "--preset", "--runs", "--sbatch", "overrides", "path"],
+            "status": ["--json", "--runs", "which"],
+            "schema": ["kind"],
+        }.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("args", [["--help"], ["plan", "jobs/winds"]])
+def test_help_and_plan_import_nothing_heavy(args):
+    code = (
+        "import sys; from hpcinv.cli import main; sys.argv = ['hpcinv', *sys.argv[1:]]; main();"
+        "bad = {'torch', 'deepspeed', 'matplotlib', 'xarray', 'mpi4py.MPI'} & set(sys.modules);"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    # Reading netCDF headers needs netCDF4, whose MPI build imports mpi4py.MPI; it starts no MPI.
+    assert done.returncode == 0 or done.stderr.strip() == "imported {'mpi4py.MPI'}", done.stderr
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("import.variabels=1", "unknown key 'variabels'. Did you mean 'variables'?"),
+        ("imprt.seed=1", "names no job of this study: 'imprt'. Did you mean 'import'?"),
+        ("import.source.path=nowhere.nc", "no such file"),
+        ("import.variables={tt: {units: K}}", "field.nc has no variable 'tt'. Did you mean 't'?"),
+        ("evaluate.after=[obsrve]", "no job of this study: 'obsrve'. Did you mean 'observe'?"),
+        ("observe.after=[oi]", "in a circle: observe -> oi -> observe"),
+        ("oi.observations=import", "needs a job that makes observations; 'import' makes a store"),
+        ("oi.members=many", "'members': input should be a valid integer"),
+        ("oi.members=0", "'members': input should be greater than or equal to 1, not 0"),
+        ("oi.frames=[24, 30]", "differ from those of 'observe'"),
+        ("oi.method=kriging", "'diffusion', 'oi', 'climatology' or 'persistence', not 'kriging'"),
+        ("observe.kind=obsreve", "unknown kind 'obsreve'. Did you mean 'observe'?"),
+        ("import.resources.time=soon", "'soon' is no duration: write 90s, 30m, 2h or 1d12h"),
+        ("observe", "is no override. Write key=value."),
+    ],
+)
+def test_a_mistake_gets_one_message_and_code_2(study, override, said, tmp_path):
+    done = hpcinv("run", study, override, "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists(), "nothing may be made before the mistake is found"
+
+
+def test_more_windows_than_frames(study, tmp_path):
+    from hpcinv.kinds.study import load
+
+    (study / "3_oi.yaml").write_text(
+        "kind: assimilate\ndata: import\nframes: [24, 36]\nprior: ./prior\nwindow: 13\n"
+    )
+    (study / "prior").mkdir()
+    with pytest.raises(BadInput, match="windows of 13 frames do not fit into 12 frames") as e:
+        load(study).check()
+    assert "3_oi.yaml, line 5" in str(e.value)
+
+
+def test_yaml_mistakes_name_their_line(study):
+    from hpcinv.kinds.study import load
+
+    (study / "2_observe.yaml").write_text("kind: observe\ntruth: import\ntruth: import\n")
+    with pytest.raises(BadInput, match="'truth' stands twice") as e:
+        load(study)
+    assert "lines 2 and 3" in str(e.value)
+    (study / "2_observe.yaml").write_text("kind: observe\n  truth: [\n")
+    with pytest.raises(BadInput, match="this is no YAML"):
+        load(study)
+
+
+def test_presets_merge_and_lists_replace(study):
+    from hpcinv.kinds.study import load
+
+    (study / "presets").mkdir()
+    (study / "presets" / "big.yaml").write_text(
+        "observe: {observing: {points: 7}}\nevaluate: {analyses: [oi, ./x]}\n"
+    )
+    s = load(study, "big", ["observe.observing.error=0.5"])
+    assert s.jobs["observe"].observing.model_dump() | {} == {
+        "network": "random_points", "points": 7, "channels": None, "error": 0.5, "every": 1,
+    }  # fmt: skip
+    assert s.jobs["evaluate"].analyses == ["oi", "./x"]
+    with pytest.raises(BadInput, match="Did you mean 'big'"):
+        load(study, "bigg")
+
+
+def test_each_sweeps(study):
+    from hpcinv.kinds.study import load
+
+    (study / "2_observe.yaml").write_text(STUDY["2_observe.yaml"] + "each: {seed: [0, 3]}\n")
+    s = load(study)
+    assert [n for n in s.jobs if n.startswith("observe")] == ["observe-seed0", "observe-seed3"]
+    assert s.jobs["observe-seed3"].seed == 3
+
+
+def test_schema_lists_the_fields():
+    done = hpcinv("schema", "assimilate")
+    fields = json.loads(done.stdout)
+    assert fields["properties"]["members"]["default"] == 16
+    assert fields["additionalProperties"] is False
+    assert hpcinv("schema", "assimilat").returncode == 2
