@@ -123,7 +123,6 @@ class Canvas:
 
     def _map(self, ax, values, look, points, arrows) -> None:
         from matplotlib.collections import LineCollection
-        from matplotlib.patheffects import Stroke
 
         lat, lon = self.axes
         project = equal_earth if self.globe else (lambda x, y: (x, y))
@@ -143,7 +142,7 @@ class Canvas:
             mark = {"ms": 4.5, "mec": "white", "mew": 0.6, "color": INK}
             ax.plot(px, py, "o", **mark)
         if arrows is not None:
-            self._arrows(ax, project, lat, lon, arrows, Stroke)
+            self._arrows(ax, project, lat, lon, arrows)
         if self.globe:
             around = np.linspace(-90, 90, 181)
             side = equal_earth(np.full(181, 180.0), around)
@@ -178,13 +177,12 @@ class Canvas:
         return bounds, edges(lat), z
 
     def _coast(self, lon: np.ndarray) -> list[np.ndarray]:
-        if self.globe:
-            return list(coastlines())
-        if lon.max() <= 180:
-            return list(coastlines())
-        return list(coastlines()) + [line + [360.0, 0.0] for line in coastlines()]
+        lines = list(coastlines())
+        if not self.globe and lon.max() > 180:  # longitudes from 0 to 360
+            lines += [line + np.array([360.0, 0.0]) for line in lines]
+        return lines
 
-    def _arrows(self, ax, project, lat, lon, arrows, Stroke) -> None:
+    def _arrows(self, ax, project, lat, lon, arrows) -> None:
         u, v = arrows
         rows = np.arange(len(lat))
         rows = rows[(np.abs(lat[rows]) < 80)]

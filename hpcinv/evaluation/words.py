@@ -171,14 +171,20 @@ def _calibration(s: Mapping[str, Any], unit: str) -> Finding:
     r = ratio["value"]
     inside = SPREAD[0] <= r <= SPREAD[1]
     if inside:
-        text = f"The members differ from each other about as much as their mean errs: spread over \
-skill is {r:.2f} ({_range(ratio)}; 1 is ideal)."
+        text = (
+            "The members differ from each other about as much as their mean errs: spread over "
+            f"skill is {r:.2f} ({_range(ratio)}; 1 is ideal)."
+        )
     elif r < 1:
-        text = f"The members are too sure of themselves: spread over skill is {r:.2f} \
-({_range(ratio)}), so true errors are about {1 / r:.1f} times what the spread suggests."
+        text = (
+            f"The members are too sure of themselves: spread over skill is {r:.2f} "
+            f"({_range(ratio)}), so true errors are about {1 / r:.1f} times what the spread says."
+        )
     else:
-        text = f"The members are too unsure: spread over skill is {r:.2f} ({_range(ratio)}), so \
-true errors are about {1 / r:.1f} times what the spread suggests."
+        text = (
+            f"The members are too unsure of themselves: spread over skill is {r:.2f} "
+            f"({_range(ratio)}), so true errors are about {1 / r:.1f} times what the spread says."
+        )
     level = flat["value"] <= FLAT
     text += (
         f" The rank histogram is {'close to' if level else 'far from'} flat "

@@ -1,0 +1,338 @@
+r"""The report: one self-contained page that answers *can I trust this?* and then shows it.
+
+The page holds its style, its images (PNG in base64) and its charts (inline SVG); it asks
+nothing of the network and runs no script.
+"""
+
+from __future__ import annotations
+
+__all__ = ["picture", "report"]
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+from ..io.atomic import write_bytes
+from . import charts
+from .figures import frame_names, sheet, telling_frames, views
+from .maps import Canvas
+from .words import unit_text, verdict
+
+COLUMNS = (
+    ("rmse", "RMSE", "root-mean-square error of the ensemble mean, weighted by area"),
+    ("crps", "CRPS", "fair continuous ranked probability score of the members"),
+    ("spread", "Spread", "root-mean ensemble variance"),
+    ("spread_skill", "Spread/skill", "spread, corrected for the number of members, over RMSE"),
+    ("rank_distance", "Rank distance", "of the rank histogram from the flat one"),
+    ("bias", "Bias", "mean error of the ensemble mean"),
+)
+
+
+def report(
+    path: Path | str,
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    members: Sequence[int],
+    truth: Any,
+    truth_start: int,
+    length: int,
+    card: Mapping[str, Any],
+    table: Any = None,
+    provenance: Mapping[str, Any] | None = None,
+    about: str = "",
+) -> Path:
+    r"""Writes the page, atomically.
+
+    Arguments:
+        path: The file, usually `report.html`.
+        title: The study's title.
+        results: Readers (`.read(member, start, stop)`) by method; the first is the one judged, and
+            the only one whose fields are shown.
+        members: Its members' ids.
+        truth: Store with the truth; `truth_start` is its frame beside frame 0.
+        length: Frames of the analysis.
+        card: What `scorecard` returned, its first method the first of `results`.
+        table: The observations, for the points on the maps and their count.
+        provenance: How it was made: nested mappings of JSON-like values, shown as they are.
+        about: A sentence or two on what was done, in words.
+
+    Raises:
+        BadInput: If the scores are not of these results.
+    """
+    main = next(iter(results))
+    if next(iter(card["methods"])) != main:
+        raise BadInput(
+            f"scores of '{next(iter(card['methods']))}' in a report on '{main}'", "report"
+        )
+    when = frame_names(truth, truth_start, truth_start + length)
+    typical, worst = telling_frames(card["methods"][main]["frames"]["rmse"])
+    canvas, looks = Canvas(truth), views(truth)
+    wanted = [(v, typical) for v in looks] + ([(looks[0], worst)] if worst != typical else [])
+    sheets = []
+    for k in dict.fromkeys(f for _, f in wanted):
+        y = truth.read(truth_start + k, truth_start + k + 1)[0]
+        x = np.stack([np.asarray(results[main].read(m, k, k + 1))[0] for m in members])
+        for view in (v for v, f in wanted if f == k):
+            points = _points(table, k, view.channels)
+            sheets.append(
+                sheet(
+                    canvas, view, frame=k, when=when[k], truth=y, members=x, ids=list(members),
+                    points=points, method=main,
+                )
+            )  # fmt: skip
+    judged = verdict(card)
+    page = _environment().get_template("report.html.jinja").render(
+        title=title,
+        about=about,
+        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        main=main,
+        facts=_facts(truth, when, members, table),
+        verdict=judged,
+        sheets=[_page_sheet(s, typical) for s in sheets],
+        table=_score_table(card, main),
+        by_channel=_channel_tables(card, main),
+        ranks=charts.bars(_main(card, main)["rank_histogram"], "Rank histogram")
+        if len(members) > 1
+        else "",
+        coverage=_coverage(card, main),
+        series=_series(card, main, when),
+        interval=card["interval"],
+        differences=_differences(card, main),
+        provenance=_tree(provenance or {}),
+    )  # fmt: skip
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, page.encode())
+    return path
+
+
+def picture(
+    path: Path | str,
+    *,
+    results: Mapping[str, Any],
+    members: Sequence[int],
+    truth: Any,
+    truth_start: int,
+    frame: int,
+    table: Any = None,
+    width: float = 10.0,
+    dpi: int = 110,
+) -> Path:
+    r"""A picture for a README: truth, mean, one member and spread of one frame, with titles.
+
+    Arguments:
+        frame: The frame shown; others as in `report`.
+        width, dpi: Inches and dots per inch.
+    """
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    main = next(iter(results))
+    canvas, view = Canvas(truth, 900), views(truth)[0]
+    y = truth.read(truth_start + frame, truth_start + frame + 1)[0]
+    x = np.stack([np.asarray(results[main].read(m, frame, frame + 1))[0] for m in members])
+    when = frame_names(truth, truth_start, truth_start + frame + 1)[-1]
+    points = _points(table, frame, view.channels)
+    s = sheet(
+        canvas, view, frame=frame, when=when, truth=y, members=x, ids=list(members), points=points
+    )
+    shown = [s.panels[0], s.panels[1], s.panels[2], s.panels[-2]]
+    titles = [
+        f"Truth, {when}",
+        f"Mean of {len(members)} members",
+        "One member",
+        f"Spread, and the {0 if points is None else len(points)} points observed",
+    ]
+    images = [np.asarray(Image.open(io.BytesIO(p.png)).convert("RGBA")) for p in shown]
+    ratio = images[0].shape[0] / images[0].shape[1]
+    fig = Figure(figsize=(width, width * ratio + 0.75), dpi=dpi, facecolor="white")
+    for ax, image, name in zip(fig.subplots(2, 2).flat, images, titles, strict=True):
+        ax.imshow(image, interpolation="antialiased")
+        ax.set_axis_off()
+        ax.set_title(name, fontsize=11, color="#22262b", pad=4)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 0.95, wspace=0.03, hspace=0.1)
+    raw = io.BytesIO()
+    fig.savefig(raw, format="png")
+    image = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
+    out = io.BytesIO()
+    image.save(out, format="png", optimize=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, out.getvalue())
+    return path
+
+
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+
+
+def _points(table: Any, frame: int, channels: Sequence[int]) -> np.ndarray | None:
+    if table is None:
+        return None
+    at = (table.frame == frame) & np.isin(table.channel, list(channels))
+    return np.unique(table.point[at])
+
+
+def _facts(truth, when, members, table) -> list[tuple[str, str]]:
+    grid = " × ".join(str(n) for n in truth.grid)
+    C = len(truth.channels)
+    named = ", ".join(truth.channels[:4]) + (f" and {C - 4} more" if C > 4 else "")
+    facts = [
+        ("Analysed", f"{when[0]} to {when[-1]}" if len(when) > 1 else when[0]),
+        ("States", f"{len(when)} of {named} on {grid} points"),
+        ("Members", str(len(members))),
+    ]
+    if table is not None:
+        sigma = np.unique(table.error)
+        noise = f"{sigma[0]:g}" if len(sigma) == 1 else f"{sigma[0]:g} to {sigma[-1]:g}"
+        unit = unit_text(truth.units[0]) if len(set(truth.units)) == 1 else ""
+        facts.append(("Observations", f"{len(table):,}, error σ {noise} {unit}".strip()))
+    return facts
+
+
+def _page_sheet(s, typical: int) -> dict[str, Any]:
+    kind = "the month" if " " in s.when and not s.when.startswith("frame") else "the frame"
+    why = "of median error" if s.frame == typical else "of largest error"
+    return {
+        "name": s.view.name,
+        "when": s.when,
+        "why": f"{kind} {why}",
+        "open": s.frame != typical,
+        "scales": s.scales,
+        "panels": [
+            {
+                "title": p.title,
+                "caption": p.caption,
+                "src": "data:image/png;base64," + base64.b64encode(p.png).decode(),
+            }
+            for p in s.panels
+        ],
+    }
+
+
+def _main(card, name: str) -> Mapping[str, Any]:
+    entry = card["methods"][name]
+    return entry["pooled"] if "pooled" in entry else entry["channels"][card["channels"][0]]
+
+
+def _number(v: float, digits: int = 2) -> str:
+    return f"{v:.{digits}f}".replace("-", "−")
+
+
+def _rows(of: Mapping[str, Mapping[str, Any]], card, main: str) -> list[dict[str, Any]]:
+    best = {m: min(of, key=lambda n: of[n][m]["value"]) for m in ("rmse", "crps") if len(of) > 1}
+    rows = []
+    for name, scores in of.items():
+        cells = []
+        for key, *_ in COLUMNS:
+            s = scores.get(key)
+            cells.append(
+                {"value": "–", "range": "", "best": False}
+                if s is None
+                else {
+                    "value": _number(s["value"]),
+                    "range": f"{_number(s['low'])} to {_number(s['high'])}",
+                    "best": best.get(key) == name,
+                }
+            )
+        members = card["methods"][name]["members"]
+        rows.append({"name": name, "members": members, "main": name == main, "cells": cells})
+    return rows
+
+
+def _score_table(card, main: str) -> dict[str, Any]:
+    of = {n: _main(card, n) for n in card["methods"]}
+    unit = unit_text(card["pooled_units"] or card["units"][0])
+    what = "all channels" if card["pooled_units"] else card["channels"][0]
+    return {"columns": COLUMNS, "rows": _rows(of, card, main), "unit": unit, "what": what}
+
+
+def _channel_tables(card, main: str) -> list[dict[str, Any]]:
+    out = []
+    for channel, unit in zip(card["channels"], card["units"], strict=True):
+        of = {n: e["channels"][channel] for n, e in card["methods"].items()}
+        rows = _rows(of, card, main)
+        out.append({"columns": COLUMNS, "rows": rows, "unit": unit_text(unit), "what": channel})
+    return out if len(out) > 1 else []
+
+
+def _order(card, main: str) -> list[str]:
+    r"""The judged method, then the others from best to worst: colours follow this order."""
+    rest = [n for n in card["methods"] if n != main]
+    return [main, *sorted(rest, key=lambda n: _main(card, n)["rmse"]["value"])]
+
+
+def _coverage(card, main: str) -> dict[str, Any] | None:
+    names = [n for n in _order(card, main) if card["methods"][n]["members"] > 1][:3]
+    if main not in names:
+        return None
+    curves = {n: _main(card, n)["coverage"] for n in names}
+    return {"svg": charts.coverage(curves, "Coverage of intervals"), "names": names}
+
+
+def _series(card, main: str, when: Sequence[str]) -> dict[str, Any]:
+    names = _order(card, main)[:4]
+    frames = {n: card["methods"][n]["frames"] for n in names}
+    short = [_short(w) for w in when]
+    unit = unit_text(card["pooled_units"])
+    svg = charts.series(
+        {n: f["rmse"] for n, f in frames.items()},
+        short,
+        f"RMSE, {unit}" if unit else "RMSE",
+        "RMSE of every frame",
+        {main: frames[main]["spread"]} if card["methods"][main]["members"] > 1 else None,
+    )
+    return {"svg": svg, "names": names}
+
+
+def _short(name: str) -> str:
+    word, _, year = name.partition(" ")
+    return f"{word[:3]} {year}" if year.isdigit() and word.isalpha() and word != "frame" else name
+
+
+def _differences(card, main: str) -> list[dict[str, str]]:
+    rows = []
+    for name, d in card["differences"].items():
+        for metric in ("rmse", "crps"):
+            v = d[metric]
+            told = "better" if v["high"] < 0 else "worse" if v["low"] > 0 else "not told apart"
+            rows.append(
+                {
+                    "name": name,
+                    "metric": metric.upper(),
+                    "value": _number(v["value"]),
+                    "range": f"{_number(v['low'])} to {_number(v['high'])}",
+                    "told": told,
+                }
+            )
+    return rows
+
+
+def _tree(x: Any) -> Any:
+    r"""Nested mappings as lists of (name, text or list), for the template."""
+    if isinstance(x, Mapping):
+        return [(str(k).replace("_", " "), _tree(v)) for k, v in x.items()]
+    if isinstance(x, (list, tuple)):
+        if all(not isinstance(v, (Mapping, list, tuple)) for v in x):
+            return ", ".join(str(v) for v in x)
+        return [(str(k), _tree(v)) for k, v in enumerate(x)]
+    return str(x)
