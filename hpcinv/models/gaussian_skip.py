@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class GaussianSkip(nn.Module):
-    r"""E[x | x_t] for modes with variances :math:`\lambda_k` and lag-one correlations :math:`\rho_k`.
+    r"""E[x | x_t] for modes of variance :math:`\lambda_k` and lag-one correlation :math:`\rho_k`.
 
     With :math:`x = U a` and Cov(a_{k,i}, a_{k,j}) = :math:`\lambda_k \rho_k^{|i - j|}`, each mode
     is denoised apart by :math:`\alpha T_k (\alpha^2 T_k + \sigma^2 I)^{-1}`. Directions outside

@@ -27,7 +27,7 @@ def spectrum(length_km: float, tolerance: float = 1e-3) -> np.ndarray:
         tolerance: The relative power below which a degree is left out.
 
     Returns:
-        The powers :math:`(2 l + 1) s_l`, normalised to sum to one, with shape :math:`(l_\max + 1)`.
+        The powers :math:`(2 l + 1) s_l`, summing to one, with shape :math:`(l_\max + 1)`.
     """
     if not length_km > 0:
         raise ValueError(f"a localisation length must be positive, got {length_km} km")
@@ -73,7 +73,7 @@ def legendre(degree: int, sine: np.ndarray) -> np.ndarray:
         sine: Sines of the latitudes, with shape :math:`(n)`.
 
     Returns:
-        The functions :math:`P_{lm}`, with shape :math:`(l_\max + 1, l_\max + 1, n)`, zero for m > l.
+        The functions :math:`P_{lm}`, shape :math:`(l_\max + 1, l_\max + 1, n)`; zero for m > l.
     """
     cosine = np.sqrt(np.clip(1 - sine**2, 0, None))
     p = np.zeros((degree + 1, degree + 1, len(sine)))

@@ -211,8 +211,6 @@ class TrajectoryDenoiser(Denoiser):
             mean = self.skip(x_t, alpha, sigma)
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
         dtype = self.enter.weight.dtype
-        output = self._network(
-            inner.to(dtype), torch.log(sigma / alpha), context.to(x_t)
-        )
+        output = self._network(inner.to(dtype), torch.log(sigma / alpha), context.to(x_t))
         mean = mean + column(sigma * unit) * output.to(x_t).reshape(x_t.shape)
         return DiracPosterior(mean=mean)

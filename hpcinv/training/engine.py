@@ -1,4 +1,4 @@
-r"""The DeepSpeed engine: made quietly, and its 32-bit weights reached the same way at any stage."""
+r"""The DeepSpeed engine, made quietly, its 32-bit weights reached alike at any stage."""
 
 from __future__ import annotations
 

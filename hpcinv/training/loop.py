@@ -92,7 +92,7 @@ class _Feed:
         return [_tensors(p) for p in parts]
 
     def take(self, step: int) -> list[dict[str, torch.Tensor]]:
-        r"""The rank's batches of a step, one per accumulation; the next step begins to be drawn."""
+        r"""The rank's batches of a step, one per accumulation; starts to draw the next."""
         now = self._ahead.pop(step, None) or self._thread.submit(self._draw, step)
         if step + 1 < self.config.steps:
             self._ahead[step + 1] = self._thread.submit(self._draw, step + 1)
@@ -269,9 +269,7 @@ def _validate(
     # All ranks make the same number of passes, since those of ZeRO 3 are collective.
     for i in range(-(-number // world.size)):
         k = i * world.size + world.rank
-        sample = _drawn(
-            feed.learner, validation, config.seed, "validation", 0, min(k, number - 1)
-        )
+        sample = _drawn(feed.learner, validation, config.seed, "validation", 0, min(k, number - 1))
         batch = _tensors([sample])
         value = float(engine({n: v.to(engine.device) for n, v in batch.items()}))
         total += torch.tensor([value, 1.0], dtype=torch.float64) * (k < number)
@@ -300,8 +298,10 @@ def _export(
         prefix = "module."
         state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         # Buffers (statistics measured before training) are alike on all ranks.
-        buffers = {k: v.float().cpu() if v.is_floating_point() else v.cpu()
-                   for k, v in learner.module.named_buffers()}
+        buffers = {
+            k: v.float().cpu() if v.is_floating_point() else v.cpu()
+            for k, v in learner.module.named_buffers()
+        }
         known = module.state_dict()
         module.load_state_dict({**{k: v for k, v in buffers.items() if k in known}, **state})
         module.eval().requires_grad_(False)

@@ -1,0 +1,127 @@
+r"""The autoencoder's geometry, and the export every model shares."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hpcinv.errors import BadInput
+from hpcinv.models import build, load, save
+
+CONFIG = {
+    "name": "autoencoder",
+    "channels": 2,
+    "grid": [13, 24],
+    "latent_channels": 4,
+    "stride": 4,
+    "width": 12,
+}
+
+
+def _module(**fields):
+    module = build({**CONFIG, **fields}, seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for p in module.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+    return module.eval()
+
+
+@pytest.mark.parametrize(
+    ("grid", "stride", "latent"),
+    [((73, 144), 8, (10, 18)), ((13, 24), 4, (4, 6)), ((8, 9), 3, (3, 3)), ((5, 8), 2, (3, 4))],
+)
+def test_shapes_of_any_grid(grid, stride, latent):
+    module = _module(grid=grid, stride=stride, context=2)
+    x = torch.ones(2, 2, *grid)
+    z = module.encode(x, torch.ones(2, 2))
+    assert z.shape == (2, 4, *latent) == (2, *module.latent_shape)
+    assert module.decode(z, torch.ones(2, 2)).shape == x.shape
+
+
+def test_turning_the_globe_turns_the_latent():
+    module = _module(depth=1)
+    with torch.no_grad():
+        module.position.field.zero_()
+    x = torch.randn(1, 2, 13, 24, generator=torch.Generator().manual_seed(0))
+    z = module.encode(x)
+    turned = module.encode(x.roll(8, dims=-1))
+    torch.testing.assert_close(turned, z.roll(2, dims=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        module.decode(turned), module.decode(z).roll(8, dims=-1), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_cell_writes_the_patch_around_it():
+    module = _module()
+    z = torch.zeros(1, *module.latent_shape)
+    base = module.decode(z)
+    z[0, 0, 1, 2] = 1.0
+    touched = (module.decode(z) - base).abs().sum((0, 1)) > 1e-7
+    rows, columns = np.nonzero(touched.numpy())
+    # Cell (1, 2) covers points 4..7 and 8..11, shifted up by the rows shared out above; its
+    # neighbours hear of it by a 3 x 3 convolution, and a patch reaches half a cell further.
+    assert (columns.min(), columns.max()) == (2, 17)
+    assert (rows.min(), rows.max()) == (0, 12)
+
+
+@pytest.mark.parametrize("fields", [{}, {"periodic": False, "grid": [9, 21]}, {"context": 2}])
+def test_points_decode_as_in_the_whole_field(fields):
+    module = _module(**fields)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 3, *module.latent_shape, generator=generator)
+    context = torch.randn(6, 2, generator=generator) if module.context else None
+    size = module.grid[0] * module.grid[1]
+    point = torch.arange(3 * size) % size
+    frame = torch.arange(3 * size) // size
+    found = module.decode_points(z, frame, point, context)
+    whole = module.decode(z.flatten(0, 1), context).reshape(2, 3, 2, size)
+    torch.testing.assert_close(
+        found, whole.transpose(2, 3).reshape(2, 3 * size, 2), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_calibrated_latents_have_unit_variance_and_decode_alike():
+    module = _module()
+    x = torch.randn(64, 2, 13, 24, generator=torch.Generator().manual_seed(0))
+    before, raw = module(x)
+    module.calibrate(raw)
+    z = module.encode(x)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(module.decode(z), before, atol=1e-5, rtol=1e-4)
+
+
+def test_latents_are_bounded():
+    module = _module(bound=2.0)
+    x = 1e4 * torch.randn(2, 2, 13, 24, generator=torch.Generator().manual_seed(0))
+    assert float(module.raw_latent(x).detach().abs().max()) <= 2.0
+
+
+def test_export_round_trip(tmp_path):
+    module = _module()
+    save(tmp_path / "run", module, CONFIG, {"note": 1})
+    again = load(tmp_path / "run")
+    x = torch.randn(1, 2, 13, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.encode(x), module.encode(x))
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+    described = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert described["extra"] == {"note": 1}
+    assert described["parameters"] == sum(p.numel() for p in module.parameters())
+
+
+def test_bad_exports_are_named(tmp_path):
+    with pytest.raises(BadInput, match="no trained model"):
+        load(tmp_path)
+    save(tmp_path, _module(), CONFIG, {})
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(BadInput, match="digest"):
+        load(tmp_path)
+    with pytest.raises(BadInput, match="Did you mean"):
+        build({"name": "autoencodr"})
+    with pytest.raises(BadInput, match="latent_channels"):
+        build({**CONFIG, "latent_chanels": 3})
+    with pytest.raises(BadInput, match="does not divide"):
+        build({**CONFIG, "grid": [13, 23]})
