@@ -34,7 +34,7 @@ def label(value: float) -> str:
 class _Plot:
     r"""A frame with axes; data coordinates in, SVG elements out."""
 
-    def __init__(self, x, y, width=560, height=260, left=46, bottom=38, top=10, right=12):
+    def __init__(self, x, y, width=560, height=260, left=56, bottom=38, top=10, right=12):
         self.x0, self.x1, self.y0, self.y1 = *x, *y
         self.box = (left, top, width - right, height - bottom)
         self.size = (width, height)
@@ -113,7 +113,7 @@ def bars(histogram: Sequence[float], title: str) -> str:
 
 def coverage(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> str:
     r"""How often intervals hold the truth against how often they should; the diagonal is ideal."""
-    p = _Plot((0, 1), (0, 1), 360, 300)
+    p = _Plot((0, 1), (0, 1), 360, 290, left=60)
     p.y_axis("share that holds the truth", [0, 0.25, 0.5, 0.75, 1])
     p.line([0, 1], [0, 1], "flat")
     for k, (name, points) in enumerate(curves.items()):

@@ -55,6 +55,7 @@ class Sheet:
     when: str
     panels: list[Panel] = field(default_factory=list)
     scales: list[tuple[str, str]] = field(default_factory=list)
+    ranges: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 def views(store: Any) -> list[View]:
@@ -157,9 +158,10 @@ def sheet(
     out.panels.append(Panel("Spread", f"the error to expect{seen}", png))
     png = canvas.field(error, **look)
     out.panels.append(Panel("Error", "of the mean, same scale as the spread", png))
+    out.ranges = [(cmap, low, high), (SIZE, 0.0, wide)]
     out.scales = [
-        ("values", colour_bar(cmap, low, high, view.unit)),
-        ("spread and error", colour_bar(SIZE, 0.0, wide, view.unit)),
+        (name, colour_bar(*scale, view.unit))
+        for name, scale in zip(("values", "spread and error"), out.ranges, strict=True)
     ]
     return out
 

@@ -20,7 +20,7 @@ from ..errors import BadInput
 from ..io.atomic import write_bytes
 from . import charts
 from .figures import frame_names, sheet, telling_frames, views
-from .maps import Canvas
+from .maps import INK, Canvas
 from .words import unit_text, verdict
 
 COLUMNS = (
@@ -156,15 +156,27 @@ def picture(
     ]
     images = [np.asarray(Image.open(io.BytesIO(p.png)).convert("RGBA")) for p in shown]
     ratio = images[0].shape[0] / images[0].shape[1]
-    fig = Figure(figsize=(width, width * ratio + 0.75), dpi=dpi, facecolor="white")
-    for ax, image, name in zip(fig.subplots(2, 2).flat, images, titles, strict=True):
+    fig = Figure(figsize=(width, width * ratio + 1.2), dpi=dpi, facecolor="white")
+    grid = fig.add_gridspec(
+        3, 2, height_ratios=[1, 1, 0.04], left=0.01, right=0.99, top=0.95, bottom=0.065,
+        wspace=0.03, hspace=0.14,
+    )  # fmt: skip
+    for k, (image, name) in enumerate(zip(images, titles, strict=True)):
+        ax = fig.add_subplot(grid[divmod(k, 2)])
         ax.imshow(image, interpolation="antialiased")
         ax.set_axis_off()
-        ax.set_title(name, fontsize=11, color="#22262b", pad=4)
-    fig.subplots_adjust(0.01, 0.01, 0.99, 0.95, wspace=0.03, hspace=0.1)
+        ax.set_title(name, fontsize=11, color=INK, pad=4)
+    unit = f" ({view.unit})" if view.unit else ""
+    for k, (cmap, low, high) in enumerate(s.ranges):
+        ax = fig.add_axes((0.08 + 0.5 * k, 0.05, 0.34, 0.014))
+        ax.imshow(np.linspace(0, 1, 256)[None], cmap=cmap, aspect="auto", extent=(low, high, 0, 1))
+        ax.set_yticks([])
+        ax.tick_params(labelsize=8, length=2, colors=INK)
+        name = ("Speed" if view.vector else view.name) if k == 0 else "Spread"
+        ax.set_title(name + unit, fontsize=8, color=INK, pad=3)
     raw = io.BytesIO()
     fig.savefig(raw, format="png")
-    image = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
+    image = Image.open(raw).convert("RGB")
     out = io.BytesIO()
     image.save(out, format="png", optimize=True)
     path = Path(path)
@@ -235,7 +247,7 @@ def _main(card, name: str) -> Mapping[str, Any]:
 
 
 def _number(v: float, digits: int = 2) -> str:
-    return f"{v:.{digits}f}".replace("-", "−")
+    return f"{round(v, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
 def _rows(of: Mapping[str, Mapping[str, Any]], card, main: str) -> list[dict[str, Any]]:

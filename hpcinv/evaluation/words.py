@@ -19,11 +19,15 @@ FLAT = 0.12  # rank histogram distance called flat
 
 @dataclass
 class Finding:
-    r"""One answer: a question, a level (`good`, `fair`, `poor`) and sentences."""
+    r"""One answer: a question, a level (`good`, `fair`, `poor`), sentences, and a word or two."""
 
     question: str
     level: str
     text: str
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        self.answer = self.answer or {"good": "Yes", "fair": "In part", "poor": "No"}[self.level]
 
 
 @dataclass
@@ -40,7 +44,8 @@ def unit_text(unit: str | None) -> str:
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     if re.fullmatch(r"[A-Z/]+", unit):
         unit = unit.lower()  # the capitals of old files: M/S
-    return re.sub(r"(?<=[A-Za-z])(-?\d+)", lambda m: m[1].translate(raised), unit)
+    text = re.sub(r"(?<=[A-Za-z])(-?\d+)", lambda m: m[1].translate(raised), unit)
+    return text.replace(" ", "\u00a0")  # a unit does not break over lines
 
 
 def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", "persistence")):
@@ -80,7 +85,12 @@ def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", 
     elif best:
         out.headline = "Yes: it is accurate, and it knows how wrong it can be."
     else:
-        out.headline = "Yes, but a simpler method does better here."
+        better = rival.answer == "Not all of them"
+        out.headline = (
+            "Yes, but a simpler method does better here."
+            if better
+            else "Yes, though a simpler method does as well."
+        )
         out.level = "fair"
     return out
 
@@ -91,12 +101,12 @@ def _main_scores(card, name: str) -> Mapping[str, Any]:
 
 
 def _value(score: Mapping[str, float], unit: str) -> str:
-    return f"{score['value']:.2f} {unit}".strip()
+    return f"{score['value']:.2f}\u00a0{unit}".strip()
 
 
 def _range(score: Mapping[str, float], digits: int = 2) -> str:
-    low, high = (f"{score[k]:.{digits}f}".replace("-", "−") for k in ("low", "high"))
-    return f"{low} to {high}"
+    low, high = (round(score[k], digits) + 0.0 for k in ("low", "high"))  # no minus zero
+    return f"{low:.{digits}f} to {high:.{digits}f}".replace("-", "−")
 
 
 def _better(card, other: str) -> bool:
@@ -148,22 +158,22 @@ def _rival(card, scores, main: str, trivial, unit: str) -> Finding | None:
         f"and a CRPS of {b['crps']['value']:.2f}; this method has {a['rmse']['value']:.2f} and "
         f"{a['crps']['value']:.2f}."
     )
-    grade = "good"
+    grade, answer = "good", ""
     if best in card["differences"]:
         d = card["differences"][best]["rmse"]
         size = f"{abs(d['value']):.2f}"
         if d["high"] < 0:
             text += f" This method is better, by {size} (difference {_range(d)})."
         elif d["low"] > 0:
-            grade = "fair"
+            grade, answer = "fair", "Not all of them"
             text += (
-                f" {best} is better, by {size} (difference {_range(d)}): where it can be used, "
-                "its mean is the one to use."
+                f" The better one is {best}, by {size} (difference {_range(d)}): where it can be "
+                "used, its mean is the one to use."
             )
         else:
-            grade = "good" if d["value"] <= 0 else "fair"
+            grade, answer = "fair", "Not shown"
             text += f" The difference ({_range(d)}) includes zero: neither is shown to be better."
-    return Finding("Does it beat simpler methods?", grade, text)
+    return Finding("Does it beat simpler methods?", grade, text, answer)
 
 
 def _calibration(s: Mapping[str, Any], unit: str) -> Finding:
@@ -194,7 +204,7 @@ def _calibration(s: Mapping[str, Any], unit: str) -> Finding:
     if wide:
         c = min(wide, key=lambda c: abs(c["nominal"] - 0.8))
         text += (
-            f" The ensemble's {c['nominal']:.0%} intervals hold the truth {c['found']:.0%} of the "
+            f" The ensemble’s {c['nominal']:.0%} intervals hold the truth {c['found']:.0%} of the "
             "time."
         )
     grade = "good" if inside and level else "fair" if inside or level else "poor"
