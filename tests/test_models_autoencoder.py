@@ -75,7 +75,7 @@ def test_points_decode_as_in_the_whole_field(fields):
     size = module.grid[0] * module.grid[1]
     point = torch.arange(3 * size) % size
     frame = torch.arange(3 * size) // size
-    found = module.decode_points(z, frame, point, context)
+    found = module.decode_points(z, module.plan_points(frame, point), context)
     whole = module.decode(z.flatten(0, 1), context).reshape(2, 3, 2, size)
     torch.testing.assert_close(
         found, whole.transpose(2, 3).reshape(2, 3 * size, 2), atol=1e-5, rtol=1e-4

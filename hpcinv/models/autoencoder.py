@@ -7,6 +7,8 @@ latent grid writes a patch twice its size, and the patches are added.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -27,6 +29,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class PointPlan(NamedTuple):
+    r"""The four cells of each point, flat over frames, (4 P); their weights, (C, P, 4 F)."""
+
+    cell: Tensor
+    weight: Tensor
 
 
 def _covering(position: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -158,23 +167,14 @@ class Autoencoder(nn.Module):
         columns = s // 2 + self.left + (s if self.periodic else 0)
         return x[..., rows : rows + self.grid[0], columns : columns + self.grid[1]]
 
-    def decode_points(
-        self, z: Tensor, frame: Tensor, point: Tensor, context: Tensor | None = None
-    ) -> Tensor:
-        r"""Decodes chosen points only: what :meth:`decode` gives there, many times cheaper.
+    def plan_points(self, frame: Tensor, point: Tensor) -> PointPlan:
+        r"""Prepares the decoding of chosen points, which :meth:`decode_points` repeats cheaply.
 
         Arguments:
-            z: Latents of B batches of n frames, with shape :math:`(B, n, c, h, w)`.
             frame: The frame, 0..n-1, of each point, with shape :math:`(P)`.
             point: Flat indices on the grid, with shape :math:`(P)`.
-            context: Context features, with shape :math:`(B n, K)`.
-
-        Returns:
-            The standardised values of all channels, with shape :math:`(B, P, C)`.
         """
-        b, n = z.shape[:2]
-        y = self._features(z.flatten(0, 1), context)
-        s, (h, w) = self.stride, y.shape[-2:]
+        s, (h, w) = self.stride, self.latent_shape[1:]
         # A point lies in the patches of two rows and two columns of cells.
         row = point // self.grid[1] + s // 2 + self.top
         column = point % self.grid[1] + s // 2 + self.left
@@ -191,12 +191,26 @@ class Autoencoder(nn.Module):
         weight = self.unpatch.weight.reshape(self.channels, (2 * s) ** 2, -1)
         weight = weight[:, place.flatten(1)]  # (C, P, 4, F)
         weight = weight * (inside[:, :, None] & beside[:, None, :]).flatten(1)[..., None]
-        weight = weight.flatten(2)
         cell = frame[:, None] * (h * w) + cell.flatten(1)
-        y = y.reshape(b, n, -1, h * w).transpose(2, 3).reshape(b, n * h * w, -1)
-        y = y.index_select(1, cell.flatten()).reshape(b, len(point), -1)
+        return PointPlan(cell.flatten(), weight.flatten(2))
+
+    def decode_points(self, z: Tensor, plan: PointPlan, context: Tensor | None = None) -> Tensor:
+        r"""Decodes chosen points only: what :meth:`decode` gives there, several times cheaper.
+
+        Arguments:
+            z: Latents of B batches of n frames, with shape :math:`(B, n, c, h, w)`.
+            plan: What :meth:`plan_points` made of P points.
+            context: Context features, with shape :math:`(B n, K)`.
+
+        Returns:
+            The standardised values of all channels, with shape :math:`(B, P, C)`.
+        """
+        b, n = z.shape[:2]
+        y = self._features(z.flatten(0, 1), context)
+        y = y.flatten(2).transpose(1, 2).reshape(b, n * y.shape[-2] * y.shape[-1], -1)
+        y = y.index_select(1, plan.cell).reshape(b, plan.weight.shape[1], -1)
         # Not an einsum: as a product of thousands of tiny matrices it costs ten times this.
-        return torch.stack([(y * w).sum(-1) for w in weight], dim=-1)
+        return torch.stack([(y * w).sum(-1) for w in plan.weight], dim=-1)
 
     @torch.no_grad()
     def calibrate(self, latents: Tensor) -> None:
