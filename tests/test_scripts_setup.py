@@ -69,6 +69,9 @@ def test_site_without_modules(checkout):
         (checkout.bin / tool).chmod(0o755)
     said = checkout("--site", HPCINV_PYTHON=sys.executable)
     assert "without parallel HDF5" in said and "scripts/setup --rootless" in said
+    (checkout.bin / "nc-config").write_text("#!/bin/bash\necho yes\n")
+    said = checkout("--site", HPCINV_PYTHON=sys.executable)
+    assert "was built without MPI" in said
 
 
 def test_python_without_venv(checkout):
