@@ -154,6 +154,8 @@ class TermView:
         self._of = torch.from_numpy(np.repeat(self._system_of_slot, sizes))
 
     def take(self, mean: Image) -> Tensor:
+        if not mean:  # a rank without terms
+            return self._nothing
         # (T, B, W, *state) -> (B, slots of the stack, *state)
         parts = [m[r, :, p].movedim(0, 1) for m, (r, p) in zip(mean, self._slots, strict=True)]
         return torch.cat(parts, dim=1)
@@ -174,6 +176,7 @@ class TermView:
         ]
 
     def mean(self, call: Call) -> Image:
+        self._nothing = call.x[:, :0]
         return [e.mean for e in call.evaluations]
 
     def compose(self, call: Call, mean: Image) -> Tensor:
@@ -202,7 +205,7 @@ class TermView:
         return _add(total, [p.to(q) for p, q in zip(parts, image, strict=True)], image)
 
     def untrusted(self, mean: Image, correction: Image, limit: float) -> tuple[Tensor, list]:
-        flags = torch.zeros((correction[0].shape[1] if correction else 0, self.systems))
+        flags = torch.zeros((len(self._nothing), self.systems))
         frames: list[list[int]] = [[] for _ in range(len(flags))]
         for q, k in zip(correction, self._systems, strict=True):
             if k.stop == k.start:

@@ -32,13 +32,36 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
         A fresh Philox generator: two calls with the same names give the same numbers.
     """
 
+    return np.random.Generator(np.random.Philox(key=_key(seed, purpose, ids)))
+
+
+def _key(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
     # Lengths are part of the message: ("a", 1, 2) and ("a1", 2) must not collide.
     name = purpose.encode()
     words = (int(seed), *(int(i) for i in ids))
     message = struct.pack(f"<{len(words) + 1}q", len(name), *words) + name
-    key = np.frombuffer(hashlib.blake2b(message, digest_size=16).digest(), dtype=np.uint64)
 
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.frombuffer(hashlib.blake2b(message, digest_size=16).digest(), dtype=np.uint64)
+
+
+class _Keyed:
+    r"""One generator, set to the start of a named stream again and again.
+
+    A fresh `Philox` asks the system for entropy that its key then replaces: 50 µs each time.
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._fresh = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def __call__(self, seed: int, purpose: str, *ids: int) -> np.random.Generator:
+        state = self._fresh["state"]
+        self._bits.state = {
+            **self._fresh,
+            "state": {"counter": state["counter"], "key": _key(seed, purpose, ids)},
+        }
+        return self._generator
 
 
 def normal(
@@ -102,9 +125,10 @@ def frames(
     """
 
     out = torch.empty((len(frames), *shape), dtype=dtype)
+    named = _Keyed()  # its own: threads may draw at the same time
 
     for row, frame in zip(out, frames, strict=True):
-        rng = generator(seed, purpose, member, frame, step)
+        rng = named(seed, purpose, member, frame, step)
         row.copy_(torch.from_numpy(rng.standard_normal(tuple(shape))))
 
     return out
