@@ -176,13 +176,32 @@ def picture(
         ax.set_title(name + unit, fontsize=8, color=INK, pad=3)
     raw = io.BytesIO()
     fig.savefig(raw, format="png")
-    image = Image.open(raw).convert("RGB")
+    palette = _palette([cmap for cmap, *_ in s.ranges])
+    image = Image.open(raw).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
     out = io.BytesIO()
     image.save(out, format="png", optimize=True)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, out.getvalue())
     return path
+
+
+def _palette(maps: Sequence[str]):
+    r"""A palette image: the colour maps, greys, and greys over the maps' colours.
+
+    Colours chosen by frequency would leave out the rare ends of a scale, which matter most.
+    """
+    import matplotlib
+    from PIL import Image
+
+    def of(name: str, n: int) -> np.ndarray:
+        return matplotlib.colormaps[name](np.linspace(0, 1, n))[:, :3] * 255
+
+    shades = [0.6 * of(m, 20) for m in maps]  # antialiased lines over the fields
+    colours = np.concatenate([*(of(m, 90) for m in maps), *shades, of("gray", 36)])
+    out = Image.new("P", (1, 1))
+    out.putpalette(np.rint(colours).astype(np.uint8).ravel().tolist())
+    return out
 
 
 def _environment():
