@@ -137,6 +137,7 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
         length=L,
         card=card_of(truth, results),
         table=table,
+        width=300,
         provenance={"versions": {"hpcinv": "0.1.0"}, "seeds": [0, 1], "inputs": {"a<b": "c&d"}},
     )
     text = path.read_text()
@@ -271,7 +272,9 @@ def test_frames_are_chosen_by_rule_and_named():
 
 
 def test_units_as_people_write_them():
-    assert unit_text("m s-1") == "m\u00a0s⁻¹" and unit_text("M/S") == "m/s"
+    assert (
+        unit_text("m s-1") == "m\u00a0s⁻¹" and unit_text("M/S") == "m/s" and unit_text("K") == "K"
+    )
     assert unit_text("1") == "" and unit_text("kg m-2") == "kg\u00a0m⁻²"
 
 

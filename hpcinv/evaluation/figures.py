@@ -159,6 +159,8 @@ def sheet(
     png = canvas.field(error, **look)
     out.panels.append(Panel("Error", "of the mean, same scale as the spread", png))
     out.ranges = [(cmap, low, high), (SIZE, 0.0, wide)]
+    if len(truth.shape) == 2:  # lines on a common axis need no colour scale
+        return out
     out.scales = [
         (name, colour_bar(*scale, view.unit))
         for name, scale in zip(("values", "spread and error"), out.ranges, strict=True)

@@ -106,10 +106,13 @@ class Canvas:
     def _paint(self, ax, values, cmap, low, high, points=None, arrows=None) -> None:
         look = {"cmap": cmap, "vmin": low, "vmax": high, "rasterized": True}
         if len(self.axes) == 1:
-            ax.plot(self.axes[0], values, color=INK, lw=1.5)
-            ax.set_ylim(low, high)
+            # A line has no colours: drawn in one that reads on light and on dark paper.
+            ax.axhline(0.0, color="#8a9099", lw=0.8)
+            ax.plot(self.axes[0], values, color="#3b82c4", lw=2.0)
+            margin = 0.4 * (high - low)
+            ax.set_ylim(low - margin, high + margin)
             if points is not None:
-                ax.plot(self.axes[0][points], values[points], "o", color="#c8102e", ms=5)
+                ax.plot(self.axes[0][points], values[points], "o", color="#d9662b", ms=7)
         elif len(self.axes) > 2:
             level = (0,) * (values.ndim - 2)  # the first level stands for the column
             ax.imshow(values[level], **look)

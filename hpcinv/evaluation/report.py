@@ -46,6 +46,7 @@ def report(
     table: Any = None,
     provenance: Mapping[str, Any] | None = None,
     about: str = "",
+    width: int = 1000,
 ) -> Path:
     r"""Writes the page, atomically.
 
@@ -61,6 +62,7 @@ def report(
         table: The observations, for the points on the maps and their count.
         provenance: How it was made: nested mappings of JSON-like values, shown as they are.
         about: A sentence or two on what was done, in words.
+        width: Width of the images, pixels.
 
     Raises:
         BadInput: If the scores are not of these results.
@@ -72,7 +74,7 @@ def report(
         )
     when = frame_names(truth, truth_start, truth_start + length)
     typical, worst = telling_frames(card["methods"][main]["frames"]["rmse"])
-    canvas, looks = Canvas(truth), views(truth)
+    canvas, looks = Canvas(truth, width), views(truth)
     wanted = [(v, typical) for v in looks] + ([(looks[0], worst)] if worst != typical else [])
     sheets = []
     for k in dict.fromkeys(f for _, f in wanted):
