@@ -1,0 +1,96 @@
+r"""Localised mixing: in expectation, the Schur product of the sample covariance."""
+
+import numpy as np
+
+from hpcinv.models.sphere import correlation, unit_vectors
+from hpcinv.training.augmentation import LocalisedMixing
+from hpcinv.training.data import Order, RotatedPairs
+
+LAT, LON = np.linspace(-75, 75, 4), np.arange(0, 360, 60.0)
+LENGTH = 3000.0
+
+
+def _archive(number=7, window=2):
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((number + window - 1, 2, 4, 6), dtype=np.float32)
+    # Frames resemble the one before, so that there is a lag to keep.
+    frames[1:] += 0.8 * frames[:-1]
+    return np.stack([frames[i : i + window] for i in range(number)])
+
+
+def _schur(windows):
+    flat = windows.reshape(len(windows), -1).astype(np.float64)
+    rows, columns = np.meshgrid(LAT, LON, indexing="ij")
+    p = unit_vectors(rows.ravel(), columns.ravel())
+    taper = correlation(p @ p.T, LENGTH)
+    return flat.T @ flat / len(flat) * np.tile(taper, (4, 4))  # 2 frames x 2 channels
+
+
+def test_covariance_is_the_localised_sample_covariance():
+    windows = _archive()
+    wanted = _schur(windows)
+    mixing = LocalisedMixing(windows, LAT, LON, length_km=LENGTH, terms=4, bank=12000, seed=1)
+    bank = mixing.bank.reshape(len(mixing.bank), -1).astype(np.float64)
+    found = bank.T @ bank / len(bank)
+    scale = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
+    error = (found - wanted) / scale
+    # Chosen terms and weights are random: the error of a mean over 12000 draws is below 0.015.
+    assert np.sqrt(np.mean(error**2)) < 0.012
+    assert np.abs(error).max() < 0.07
+    # It is the localisation that is tested: the plain sample covariance is far away.
+    flat = windows.reshape(len(windows), -1).astype(np.float64)
+    assert np.sqrt(np.mean(((flat.T @ flat / len(flat) - wanted) / scale) ** 2)) > 0.1
+
+
+def test_draws_keep_the_banks_covariance():
+    mixing = LocalisedMixing(_archive(), LAT, LON, length_km=LENGTH, terms=4, bank=60, seed=1)
+    bank = mixing.bank.reshape(60, -1).astype(np.float64)
+    wanted = bank.T @ bank / 60
+    draws = np.stack([mixing.draw(0, i).ravel() for i in range(6000)]).astype(np.float64)
+    scale = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
+    error = (draws.T @ draws / 6000 - wanted) / scale
+    assert np.sqrt(np.mean(error**2)) < 0.02
+
+
+def test_draws_are_keyed_and_parts_of_the_bank_are_disjoint():
+    windows = _archive()
+    a = LocalisedMixing(windows, LAT, LON, bank=8, seed=3)
+    b = LocalisedMixing(windows, LAT, LON, bank=8, seed=3)
+    assert np.array_equal(a.draw(2, 5), b.draw(2, 5))
+    assert not np.array_equal(a.draw(2, 5), a.draw(2, 6))
+    assert not np.array_equal(a.draw(2, 5), a.draw(3, 5))
+    a.bank[:4] = 0
+    assert all(not a.draw(0, i, (0.0, 0.5)).any() for i in range(20))
+    assert all(a.draw(0, i, (0.5, 1.0)).any() for i in range(20))
+
+
+def test_masked_points_stay_zero():
+    mask = np.ones((4, 6), bool)
+    mask[1, 2] = False
+    mixing = LocalisedMixing(_archive(), LAT, LON, bank=6, mask=mask)
+    assert not mixing.draw(0, 0)[..., 1, 2].any() and mixing.draw(0, 0)[..., 1, 3].all()
+
+
+class _Fixed:
+    def __len__(self):
+        return 5
+
+    def sample(self, epoch, number):
+        x = np.random.default_rng(number).standard_normal((1, 1, 4)).astype(np.float32)
+        return {"x": x, "context": np.zeros((1, 0), np.float32)}
+
+
+def test_rotated_pairs_keep_second_moments():
+    pairs = RotatedPairs(_Fixed(), seed=1)
+    x = np.stack([_Fixed().sample(0, i)["x"].ravel() for i in range(5)]).astype(np.float64)
+    drawn = np.stack([pairs.sample(e, i)["x"].ravel() for e in range(2000) for i in range(5)])
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), x.T @ x / 5, atol=0.06)
+
+
+def test_order_is_an_endless_sequence_of_permutations():
+    order = Order(seed=1, size=5)
+    seen = [key for step in range(5) for key in order.batch(step, 4)]
+    for epoch in range(4):
+        assert sorted(n for e, n in seen if e == epoch) == list(range(5))
+    assert [n for e, n in seen if e == 0] != [n for e, n in seen if e == 1]
+    assert Order(seed=1, size=5).batch(3, 4) == seen[12:16]

@@ -1,0 +1,149 @@
+r"""The loop on one rank: exact resume, whole checkpoints, averages, plain errors."""
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from training_toys import StopAfter, Windows, config, run, weights
+
+from hpcinv.errors import BadInput, Stopped
+from hpcinv.models import load
+from hpcinv.parallel import connect
+from hpcinv.training.engine import Average
+from hpcinv.training.loop import Diverged
+
+
+@pytest.fixture(scope="module")
+def world():
+    torch.set_num_threads(1)
+    joined = connect("torch")
+    yield joined
+    joined.close()
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("zero", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
+)
+def test_interrupted_and_straight_runs_end_in_the_same_bits(tmp_path, world, zero, precision):
+    fields = {"zero": zero, "precision": precision}
+    run(tmp_path / "straight", world, **fields)
+    for steps in (3, 2):
+        with pytest.raises(Stopped):
+            run(tmp_path / "cut", world, stop=StopAfter(steps), **fields)
+    run(tmp_path / "cut", world, **fields)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
+    straight, cut = _lines(tmp_path / "straight"), _lines(tmp_path / "cut")
+    assert [(a["step"], a["loss"]) for a in straight] == [(a["step"], a["loss"]) for a in cut]
+
+
+def test_stages_and_accumulation_agree(tmp_path, world):
+    run(tmp_path / "0", world)
+    plain = load(tmp_path / "0").state_dict()
+    for name, fields in {"3": {"zero": 3}, "2": {"zero": 2}, "a": {"accumulation": 2}}.items():
+        run(tmp_path / name, world, **fields)
+        for key, value in load(tmp_path / name).state_dict().items():
+            torch.testing.assert_close(value, plain[key], atol=1e-6, rtol=1e-5)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, world):
+    run(tmp_path / "straight", world, keep=5)
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", world, keep=5, stop=StopAfter(5))
+    folder = tmp_path / "cut" / "checkpoints"
+    assert (folder / "latest").read_text().strip() == "step-5-a1"
+    state = folder / "step-5-a1" / "mp_rank_00_model_states.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(bytes(data))
+    (folder / "step-4-a1" / "average-0000.safetensors").write_bytes(b"torn")
+    (folder / "step-9-a1").mkdir()  # a save that was killed
+    with pytest.warns(RuntimeWarning) as told:
+        run(tmp_path / "cut", world, keep=5)
+    text = [str(w.message) for w in told]
+    assert any("step-5-a1" in t and "digest" in t for t in text)
+    assert any("step-4-a1" in t and "torn" in t for t in text)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
+    assert _lines(tmp_path / "cut")[-1]["step"] == 7
+
+
+def test_tags_are_not_used_twice_and_old_ones_go(tmp_path, world):
+    with pytest.raises(Stopped):
+        run(tmp_path, world, stop=StopAfter(3))
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step-2-a1", "step-3-a1"]
+    (folder / "step-4-a2").mkdir()  # left by an attempt that died in its save
+    run(tmp_path, world)
+    kept = sorted(p.name for p in folder.iterdir())
+    assert kept == ["latest", "step-6-a3", "step-7-a3"]
+    assert (folder / "latest").read_text() == "step-7-a3\n"
+
+
+def test_a_finished_training_is_only_exported_again(tmp_path, world):
+    run(tmp_path, world)
+    first = weights(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    run(tmp_path, world)
+    assert weights(tmp_path) == first
+    assert [a["step"] for a in _lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_average_against_its_closed_form():
+    module = torch.nn.Linear(3, 1, bias=False)
+    path = torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(0))
+    module.weight.data.copy_(path[0])
+    average = Average(SimpleNamespace(module=module, optimizer=object()))
+    d = 0.7
+    for row in path[1:]:
+        module.weight.data.copy_(row)
+        average.update(d)
+    closed = d**5 * path[0] + sum((1 - d) * d ** (5 - i) * path[i] for i in range(1, 6))
+    torch.testing.assert_close(average.shards[0], closed)
+
+
+def test_decay_and_rate_by_step():
+    c = config(steps=100, warmup=10, learning_rate=1.0, ema=0.9)
+    assert c.decay(0) == pytest.approx(1 / 11) and c.decay(1000) == 0.9
+    assert c.rate(0) == pytest.approx(0.1) and c.rate(50) == pytest.approx(0.5)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path, world):
+    class Poisoned(Windows):
+        def sample(self, epoch, number):
+            sample = super().sample(epoch, number)
+            if (epoch, number) == (1, 8):
+                sample["x"][0, 0, 0, 0] = np.nan
+            return sample
+
+    with pytest.raises(Diverged, match=r"\(1, 8\)") as told:
+        run(tmp_path, world, dataset=Poisoned())
+    assert any(f"step {s}" in str(told.value) for s in (3, 4, 5))  # the second epoch of three
+
+
+def test_bad_input(tmp_path, world):
+    with pytest.raises(BadInput, match="torch backend"):
+        from hpcinv.parallel import World
+
+        run(tmp_path / "w", World())
+    run(tmp_path / "run", world)
+    with pytest.raises(BadInput, match="another model or other fields"):
+        run(tmp_path / "run", world, learning_rate=2e-2)
+    with pytest.raises(BadInput, match="another model or other fields"):
+        run(tmp_path / "run", world, model={"width": 24})
+    with pytest.raises(ValueError, match="does not divide"):
+        config(batch=5, accumulation=2)
+
+
+def test_validation_is_of_the_averaged_weights(tmp_path, world):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        figures = run(tmp_path, world, validation=Windows(), validate_every=7)
+    rows = [r for r in _lines(tmp_path) if "validation" in r or "averaged_validation" in r]
+    assert figures["validation"] == rows[-1]["averaged_validation"]
+    assert 0.2 < rows[0]["validation"] < 2 and rows[0]["validation"] != figures["validation"]

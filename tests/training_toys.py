@@ -1,0 +1,99 @@
+r"""Toys that the tests of training share, also run as a script by ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpcinv.errors import Stopped
+from hpcinv.training import train
+from hpcinv.training.config import TrainConfig
+from hpcinv.training.diffusion import DiffusionLearner
+
+MODEL = {"name": "trajectory_denoiser", "channels": 2, "grid": (3, 4), "width": 16, "depth": 1}
+
+
+class Windows:
+    r"""Twelve fixed windows of three frames."""
+
+    def __len__(self):
+        return 12
+
+    def sample(self, epoch, number):
+        x = np.random.default_rng(number).standard_normal((3, 2, 3, 4), dtype=np.float32)
+        return {"x": x, "context": np.full((3, 2), number / 12, np.float32)}
+
+
+class StopAfter:
+    r"""Asks to stop after some steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def requested(self, world):
+        self.left -= 1
+        return self.left < 0
+
+
+def config(**fields):
+    given = {"steps": 7, "batch": 4, "warmup": 2, "checkpoint_every": 2, "log_every": 1}
+    return TrainConfig(**{**given, "learning_rate": 1e-2, "seed": 5, **fields})
+
+
+def run(folder, world, dataset=None, stop=None, validation=None, model=None, **fields):
+    learner = DiffusionLearner({**MODEL, **(model or {})}, seed=5)
+    return train(
+        learner,
+        dataset or Windows(),
+        config(**fields),
+        world=world,
+        folder=folder,
+        stop=stop,
+        validation=validation,
+    )
+
+
+def weights(folder):
+    return (Path(folder) / "weights.safetensors").read_bytes()
+
+
+def kill_in_save(rank, number):
+    r"""Makes this rank die by kill -9 at the n-th file it flushes in a checkpoint."""
+    from hpcinv.training import checkpoints
+
+    flush, count = checkpoints.sync, [0]
+
+    def dying(path):
+        count[0] += 1
+        if count[0] == number:
+            Path(path).write_bytes(Path(path).read_bytes()[:100])
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(path)
+
+    if int(os.environ["HPCINV_RANK"]) == rank:
+        checkpoints.sync = dying
+
+
+def main():
+    from hpcinv.parallel import connect
+
+    folder, mode, zero = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(1)
+    world = connect("torch", rendezvous=folder, timeout=60)
+    if mode == "kill":
+        kill_in_save(rank=1, number=2)
+    stop = StopAfter(3) if mode == "stop" else None
+    try:
+        run(folder, world, stop=stop, zero=zero)
+    except Stopped:
+        sys.exit(75)
+    world.close()
+
+
+if __name__ == "__main__":
+    main()
