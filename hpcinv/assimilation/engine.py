@@ -63,6 +63,8 @@ def sample(
     sampler: SamplerConfig | dict | None = None,
     markov: object = None,
     seed: int = 0,
+    first: int = 0,
+    purpose: str = "assimilation",
     world: World | None = None,
     slabs: int | None = None,
     reproducible: bool = False,
@@ -93,6 +95,8 @@ def sample(
         sampler: Settings of `SamplerConfig`.
         markov: A `MarkovCovariance`, for ``guidance.covariance: markov``.
         seed: Every random number is a function of it and of member, frame, step and purpose.
+        first: Global number of frame 0: what names its noise and comes back in `Result.frames`.
+        purpose: Names the noise, so that two runs on the same frames can be independent.
         world: The ranks; None: this process alone.
         slabs: Number of time slabs; by default as few as the number of members allows.
         reproducible: Make the result bit-identical for any number of ranks.
@@ -113,7 +117,7 @@ def sample(
 
     run = _Run(
         denoiser, tuple(shape), length, window, overlap, list(members), likelihood, context,
-        compose, coarse, guidance, sampler, markov, seed, world or World(), slabs,
+        compose, coarse, guidance, sampler, markov, seed, first, purpose, world or World(), slabs,
         reproducible, batch, rows, group, dtype, checkpoint,
     )  # fmt: skip
     try:
@@ -127,11 +131,11 @@ class _Run:
 
     def __init__(
         self, denoiser, shape, length, window, overlap, members, likelihood, context, rule,
-        coarse, guidance, sampler, markov, seed, world, slabs, reproducible, batch, rows, group,
+        coarse, guidance, sampler, markov, seed, first, purpose, world, slabs, reproducible, batch, rows, group,
         dtype, checkpoint,
     ) -> None:  # fmt: skip
         self.world, self.seed, self.shape, self.dtype = world, seed, shape, dtype
-        self.place = checkpoint
+        self.place, self.first, self.purpose = checkpoint, first, purpose
         for name, value in (("batch", batch), ("rows", rows), ("group", group)):
             if value < 1:
                 raise BadInput(f"{value}", where=name, instead="Use 1 or more.")
@@ -195,7 +199,7 @@ class _Run:
         self.levels = levels(denoiser.schedule, self.config, dtype)
         self.sampler = Sampler(self.config, self.levels)
         self.identity = {
-            "seed": seed, "shape": list(shape), "length": length, "terms": len(terms),
+            "seed": seed, "first": first, "purpose": purpose, "shape": list(shape), "length": length, "terms": len(terms),
             "window": window, "overlap": overlap, "compose": rule, "members": sorted(members),
             "guidance": guided.model_dump(), "sampler": self.config.model_dump(),
             "reproducible": reproducible, "dtype": str(dtype),
@@ -209,14 +213,14 @@ class _Run:
     def _noise(self, ids: Sequence[int], step: int) -> Callable[[str], Tensor]:
         r"""Noise of own frames for some members: purpose -> ``(B, own, *state)``."""
 
-        own = self.exchange.own
+        own = [self.first + f for f in self.exchange.own]
 
         def draw(purpose: str) -> Tensor:
             out = torch.empty((len(ids), len(own), *self.shape), dtype=self.dtype)
             for row, member in zip(out, ids, strict=True):
                 row.copy_(
                     keyed.frames(
-                        self.shape, seed=self.seed, purpose=f"assimilation {purpose}",
+                        self.shape, seed=self.seed, purpose=f"{self.purpose} {purpose}",
                         member=member, frames=own, step=step, dtype=self.dtype,
                     )
                 )  # fmt: skip
@@ -276,7 +280,7 @@ class _Run:
 
         return Result(
             self.wanted,
-            self.exchange.own,
+            [self.first + f for f in self.exchange.own],
             x[at] if len(at) < len(x) else x,
             self._diagnostics(began, [e for e in events if e["member"] in set(self.wanted)]),
         )

@@ -1,7 +1,7 @@
 r"""How far are our posterior samplers from exact posteriors? The linear-Gaussian chain.
 
-x[i+1] = 0.95 Q x[i] + noise with stationary covariance I; L frames of 4 variables, of which two are
-observed at every 4th frame with σ = 0.1. The denoisers of any run of frames are exact, so what is
+x[i+1] = 0.95 Q x[i] + noise with stationary covariance I; L frames of 4 variables, of which two
+are observed at every 4th frame with σ = 0.1. The denoisers of any run of frames are exact, so what is
 measured is composition, guidance and sampler. Everything runs matrix-free, as in production.
 
 Printed per setting: rms error of the mean in posterior standard deviations (averaged over members
