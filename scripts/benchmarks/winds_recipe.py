@@ -1,0 +1,67 @@
+r"""How the settings of `jobs/winds` were chosen: by leaving out years of the training period.
+
+    python scripts/benchmarks/winds_recipe.py [--folds last,first] [--seeds 0,1] [key=value ...]
+
+Runs the study on the first 108 months only: 84 of them to learn from, 24 to analyse. The last two
+years of the file, on which the study is judged, are never read. Further `job.key=value` arguments
+are passed on, so that a setting is compared with the study's own. Scores are printed as a table;
+a fold has its own difficulty, so they are to be read beside the localised interpolation's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# name: (training frames, held frames for the decoder's error, analysed frames)
+FOLDS = {
+    "last": ((0, 84), (60, 84), (84, 108)),
+    "first": ((24, 108), (84, 108), (0, 24)),
+}
+FIGURES = ("rmse", "crps", "spread_skill", "rank_distance")
+SCORED = ("reanalysis", "oi-localised", "oi-eof", "climatology")
+
+
+def overrides(fold: str, seed: int) -> list[str]:
+    r"""The fields of the study that leave a fold's years out."""
+    train, held, left = (json.dumps(list(f)) for f in FOLDS[fold])
+    given = [f"import.statistics.frames={train}", f"observe.frames={left}"]
+    given += [f"train-autoencoder.frames={train}", f"train-autoencoder.held={held}"]
+    given += [f"encode.frames={train}", f"reanalysis.frames={left}", f"evaluate.frames={left}"]
+    for job in ("climatology", "persistence", "oi-eof", "oi-localised"):
+        given += [f"{job}.frames={left}", f"{job}.training={train}"]
+    seeded = ("observe", "train-autoencoder", "encode", "train-diffusion", "reanalysis")
+    return given + [f"{job}.seed={seed}" for job in seeded]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folds", default="last,first")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--runs", type=Path, default=Path("runs-left-out"))
+    parser.add_argument("settings", nargs="*")
+    given = parser.parse_args()
+    print("| fold | seed | method | RMSE | CRPS | spread/skill | rank TV | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for fold in given.folds.split(","):
+        for seed in given.seeds.split(","):
+            runs = given.runs / f"{fold}-{seed}"
+            began = time.monotonic()
+            command = [sys.executable, "-m", "hpcinv", "run", "jobs/winds", "--runs", str(runs)]
+            command += [*overrides(fold, int(seed)), *given.settings]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.monotonic() - began
+            scores = json.loads((runs / "winds" / "evaluate" / "scores.json").read_text())
+            for method in SCORED:
+                pooled = scores["methods"][method]["pooled"]
+                figures = [pooled[key]["value"] for key in FIGURES]
+                row = [fold, seed, method, *(f"{v:.3f}" for v in figures), f"{seconds:.0f}"]
+                print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
