@@ -62,7 +62,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, world):
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1
     state.write_bytes(bytes(data))
-    (folder / "step-4-a1" / "average-0000.safetensors").write_bytes(b"torn")
+    (folder / "step-4-a1" / "average.safetensors").write_bytes(b"torn")
     (folder / "step-9-a1").mkdir()  # a save that was killed
     with pytest.warns(RuntimeWarning) as told:
         run(tmp_path / "cut", world, keep=5)

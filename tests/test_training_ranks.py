@@ -75,5 +75,18 @@ def test_a_kill_inside_a_save_loses_at_most_one_interval(tmp_path, zero):
     assert not (folder / "step-4-a2" / "manifest.json").exists()
     _ranks(cut, "run", zero)
     assert weights(cut) == weights(straight)
-    refused = _ranks(cut, "stop", zero, size=1)  # sharded over two: one rank cannot
-    assert refused == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_shards_are_spread_over_another_number_of_ranks(tmp_path, zero):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    _ranks(straight, "run", zero)
+    assert _ranks(cut, "stop", zero) == [75, 75]
+    _ranks(cut, "run", zero, size=1)
+    np.testing.assert_allclose(_losses(cut), _losses(straight), rtol=1e-5)
+    a, b = load(cut).state_dict(), load(straight).state_dict()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
+    left = sorted(p.name for p in (cut / "checkpoints").iterdir())
+    assert left == ["latest", "step-6-a2", "step-7-a2"]

@@ -3,7 +3,7 @@ r"""Checkpoints that are whole or are not there.
     checkpoints/
       step-300-a2/          a tag: step, attempt. Never used twice.
         *.pt                the engine's state, one file per rank and kind
-        average-0000.safetensors   the moving average, per rank
+        average.safetensors the moving average, whole
         manifest.json       the size and digest of every file; written last
       latest                the name of a tag, moved by one rename after all ranks are done
 
@@ -18,6 +18,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from hpcinv.parallel import World
 
 _TAG = re.compile(r"^step-(\d+)-a(\d+)$")
-MANIFEST, LATEST = "manifest.json", "latest"
+MANIFEST, LATEST, AVERAGE = "manifest.json", "latest", "average.safetensors"
+UNIVERSAL = "universal-"
 
 
 def _digest(path: Path) -> str:
@@ -69,7 +72,7 @@ class Checkpoints:
 
         Arguments:
             engine: The DeepSpeed engine.
-            average: This rank's shards of the moving average.
+            average: The moving average, whole, on rank 0.
             state: What must agree when it is loaded; `step` among it.
 
         Returns:
@@ -90,8 +93,8 @@ class Checkpoints:
         engine.save_checkpoint(
             str(self.folder), tag=tag, client_state={"step": state["step"]}, save_latest=False
         )
-        if average is not None and (rank == 0 or not state["replicated"]):
-            write_bytes(place / f"average-{rank:04d}.safetensors", to_bytes(average))
+        if average and rank == 0:
+            write_bytes(place / AVERAGE, to_bytes(average))
         self.world.barrier("checkpoint files")
         # Every rank reads back and flushes its share of the files, whoever wrote them: what is
         # digested is what reached the file system.
@@ -164,6 +167,50 @@ class Checkpoints:
                 )
         return None
 
+    def spread(self, manifest: dict[str, Any]) -> bool:
+        r"""Makes a checkpoint of sharded states readable by this number of ranks. Collective.
+
+        DeepSpeed's converter writes each parameter's states whole, in a folder of its own; it is
+        removed once loaded.
+
+        Returns:
+            Whether that was necessary.
+
+        Raises:
+            BadInput: If the converter fails.
+        """
+        if manifest["world"] == self.world.size or manifest["replicated"]:
+            return False
+        problem = ""
+        if self.world.rank == 0:
+            warnings.warn(
+                f"resuming a checkpoint of {manifest['world']} ranks on {self.world.size}: "
+                "sums are taken in another order, so the bits will differ",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._own(manifest)
+            problem = _convert(self.folder / manifest["tag"], self._universal(manifest))
+        problem = self.world.broadcast(problem)
+        if problem:
+            raise BadInput(
+                f"a checkpoint of {manifest['world']} ranks cannot be spread over "
+                f"{self.world.size}: {problem}",
+                where=self.folder / manifest["tag"],
+                instead=f"Start {manifest['world']} ranks.",
+            )
+        return True
+
+    def _universal(self, manifest: dict[str, Any]) -> Path:
+        return self.folder / (UNIVERSAL + manifest["tag"])
+
+    def _own(self, manifest: dict[str, Any]) -> None:
+        r"""Loading unpickles, which runs what a file says: only for files of one's own."""
+        place = self.folder / manifest["tag"]
+        for name in manifest["files"]:
+            if name.endswith(".pt") and (place / name).stat().st_uid != os.getuid():
+                raise BadInput("a checkpoint that belongs to another user", where=place / name)
+
     def load(self, engine: Any, manifest: dict[str, Any]) -> dict[str, Any] | None:
         r"""Loads a checkpoint into an engine. Collective.
 
@@ -172,27 +219,33 @@ class Checkpoints:
             manifest: What :meth:`newest` returned.
 
         Returns:
-            This rank's shards of the moving average, or None where it was not kept.
+            The moving average, whole, or None where it was not kept.
 
         Raises:
-            BadInput: If the checkpoint belongs to somebody else, or to another number of ranks
-                and cannot be spread anew.
+            BadInput: If the checkpoint belongs to somebody else.
         """
         from safetensors.torch import load as from_bytes
 
-        place = self.folder / manifest["tag"]
-        for name in manifest["files"]:
-            # Loading unpickles, which runs what the file says: only for files of one's own.
-            if name.endswith(".pt") and (place / name).stat().st_uid != os.getuid():
-                raise BadInput("a checkpoint that belongs to another user", where=place / name)
-        if manifest["world"] != self.world.size and not manifest["replicated"]:
-            raise BadInput(
-                f"a checkpoint of {manifest['world']} ranks with ZeRO stage {manifest['zero']} "
-                f"cannot be resumed by {self.world.size}",
-                where=place,
-                instead=f"Start {manifest['world']} ranks, or train with zero: 0, fp32.",
-            )
-        engine.load_checkpoint(str(self.folder), tag=manifest["tag"])
-        rank = 0 if manifest["replicated"] else self.world.rank
-        average = place / f"average-{rank:04d}.safetensors"
+        self._own(manifest)
+        universal = self._universal(manifest)
+        spread = self.world.broadcast(universal.is_dir())
+        engine.load_checkpoint(str(self.folder), tag=universal.name if spread else manifest["tag"])
+        self.world.barrier("checkpoint loaded")
+        if spread and self.world.rank == 0:
+            shutil.rmtree(universal, ignore_errors=True)
+        average = self.folder / manifest["tag"] / AVERAGE
         return from_bytes(average.read_bytes()) if average.exists() else None
+
+
+def _convert(source: Path, target: Path) -> str:
+    r"""Runs DeepSpeed's converter to its universal format; returns what went wrong."""
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(source), "--output_folder", str(target)]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    shutil.rmtree(target, ignore_errors=True)
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"the converter ended with {done.returncode}"

@@ -67,7 +67,7 @@ def micro_batch(config: TrainConfig, world: World) -> int:
     return config.batch // parts
 
 
-def describe(config: TrainConfig, micro: int) -> dict[str, Any]:
+def describe(config: TrainConfig, micro: int, universal: bool = False) -> dict[str, Any]:
     r"""The configuration given to DeepSpeed."""
     optimizer = {
         "lr": config.learning_rate,
@@ -93,16 +93,19 @@ def describe(config: TrainConfig, micro: int) -> dict[str, Any]:
     }
     if config.precision == "bf16":
         described["bf16"] = {"enabled": True}
+    if universal:
+        described["checkpoint"] = {"load_universal": True}
     return described
 
 
-def start(module: nn.Module, config: TrainConfig, world: World) -> Any:
+def start(module: nn.Module, config: TrainConfig, world: World, universal: bool = False) -> Any:
     r"""Wraps a module in an engine.
 
     Arguments:
         module: A module whose forward pass returns the loss of a batch.
         config: The fields of the training.
         world: A world of the torch backend; its process group must exist.
+        universal: Whether it will load a checkpoint of another number of ranks.
 
     Raises:
         BadInput: If the world has another backend, or the batch does not divide among it.
@@ -124,7 +127,7 @@ def start(module: nn.Module, config: TrainConfig, world: World) -> Any:
         engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=[p for p in module.parameters() if p.requires_grad],
-            config=describe(config, micro),
+            config=describe(config, micro, universal),
             dist_init_required=False,
         )
     _keep_norm(engine)
@@ -159,23 +162,50 @@ def masters(engine: Any) -> list[Tensor]:
     return [p for p in engine.module.parameters() if p.requires_grad]
 
 
-def whole(engine: Any) -> dict[str, Tensor]:
-    r"""All weights in 32 bits, by name, on the CPU of every rank. Collective."""
+def _wide(engine: Any) -> dict[int, Tensor]:
+    r"""The 32-bit copies of 16-bit weights that are not sharded, by the weight's identity."""
+    optimizer = engine.optimizer
+    if not (hasattr(optimizer, "fp32_groups") and hasattr(optimizer, "fp16_groups")):
+        return {}
+    groups = zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True)
+    return {id(n): w for wide, narrow in groups for n, w in zip(narrow, wide, strict=True)}
+
+
+@torch.no_grad()
+def whole(engine: Any, here: bool = True) -> dict[str, Tensor]:
+    r"""All weights in 32 bits, by name, on the CPU. Collective.
+
+    Arguments:
+        engine: The engine.
+        here: Whether this rank keeps them; a rank that does not takes part, and gets nothing.
+    """
     from deepspeed.utils import safe_get_full_fp32_param
 
-    optimizer = engine.optimizer
-    kept: dict[int, Tensor] = {}
-    if hasattr(optimizer, "fp32_groups") and hasattr(optimizer, "fp16_groups"):
-        for wide, narrow in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
-            kept |= {id(n): w for n, w in zip(narrow, wide, strict=True)}
-    found = {}
+    wide, found = _wide(engine), {}
     for name, parameter in engine.module.named_parameters():
-        value = kept.get(id(parameter))
+        value = wide.get(id(parameter))
         if value is None:
             value = safe_get_full_fp32_param(parameter)
-        value = parameter.detach() if value is None else value.detach()
-        found[name] = value.float().cpu().clone()
+        if here:
+            value = parameter if value is None else value
+            found[name] = value.detach().float().cpu().clone()
     return found
+
+
+@torch.no_grad()
+def place(engine: Any, weights: dict[str, Tensor]) -> None:
+    r"""Puts 32-bit weights, whole and by name, into this rank's :func:`masters`."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    wide = _wide(engine)
+    for name, parameter in engine.module.named_parameters():
+        value = weights[name].to(engine.device)
+        if id(parameter) in wide:
+            wide[id(parameter)].copy_(value)
+        elif hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            parameter.copy_(value)
 
 
 class Average:
@@ -198,26 +228,29 @@ class Average:
             self.shards, [m.detach().float() for m in masters(self.engine)], 1 - decay
         )
 
-    def state(self) -> dict[str, Tensor]:
-        r"""What a checkpoint keeps of this rank."""
-        return {f"{i:05d}": s.cpu().contiguous() for i, s in enumerate(self.shards)}
-
-    @torch.no_grad()
-    def restore(self, state: dict[str, Tensor]) -> None:
-        r"""Reads what :meth:`state` returned."""
-        for i, shard in enumerate(self.shards):
-            shard.copy_(state[f"{i:05d}"])
-
-    @torch.no_grad()
-    def whole(self) -> dict[str, Tensor]:
-        r"""The averaged weights by name: they take the place of the weights for a moment.
-        Collective."""
+    @contextmanager
+    def _in_place(self) -> Iterator[list[Tensor]]:
+        r"""The weights, kept aside and put back at the end."""
         present = masters(self.engine)
         kept = [m.detach().clone() for m in present]
         try:
-            for m, s in zip(present, self.shards, strict=True):
-                m.data.copy_(s)
-            return whole(self.engine)
+            yield present
         finally:
             for m, k in zip(present, kept, strict=True):
                 m.data.copy_(k)
+
+    @torch.no_grad()
+    def whole(self, here: bool = True) -> dict[str, Tensor]:
+        r"""The averaged weights by name, whole on every rank that keeps them. Collective."""
+        with self._in_place() as present:
+            for m, s in zip(present, self.shards, strict=True):
+                m.data.copy_(s)
+            return whole(self.engine, here)
+
+    @torch.no_grad()
+    def restore(self, weights: dict[str, Tensor]) -> None:
+        r"""Takes the averaged weights from their names, however they were sharded."""
+        with self._in_place() as present:
+            place(self.engine, weights)
+            for m, s in zip(present, self.shards, strict=True):
+                s.copy_(m.detach().float())

@@ -150,7 +150,8 @@ def train(
             where=checkpoints.folder / manifest["tag"],
             instead="Start afresh (--fresh), or restore the fields.",
         )
-    engine = start(learner, config, world)
+    universal = manifest is not None and checkpoints.spread(manifest)
+    engine = start(learner, config, world, universal)
     average = Average(engine) if config.ema else None
     first = 0
     if manifest is not None:
@@ -164,17 +165,16 @@ def train(
                 )
             average.restore(kept)
 
-    replicated = config.zero == 0 and config.precision == "fp32"
     fixed = {
         "identity": identity,
         "world": world.size,
         "zero": config.zero,
         "precision": config.precision,
-        "replicated": replicated,
+        "replicated": config.zero == 0,
     }
 
     def checkpoint(step: int) -> None:
-        state = average.state() if average is not None else None
+        state = average.whole(here=world.rank == 0) if average is not None else None
         checkpoints.save(engine, state, {"step": step, **fixed})
 
     feed = _Feed(learner, dataset, config, world)
