@@ -136,7 +136,7 @@ def test_likelihood_of_the_user():
         def covariance(self, v, frames):
             return v
 
-    with pytest.raises(BadInput, match="operator gives .* for 2 observations"):
+    with pytest.raises(BadInput, match=r"operator gives .* for 2 observations"):
         draw(likelihood=Mine())
     with pytest.raises(BadInput, match="sda needs the likelihood's variance"):
         Mine.operator = lambda self, x, frames: x.flatten(2)[:, :, :2].flatten(1)
@@ -162,7 +162,7 @@ def test_nan_denoiser_is_named():
                 mean[:, -1] = math.nan
             return DiracPosterior(mean=mean)
 
-    with pytest.raises(assimilation.Diverged, match="member 0, frame 3, step 2, sigma 0.01"):
+    with pytest.raises(assimilation.Diverged, match=r"member 0, frame 3, step 2, sigma 0\.01"):
         draw(denoiser=Broken())
 
 

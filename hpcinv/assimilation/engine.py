@@ -131,8 +131,8 @@ class _Run:
 
     def __init__(
         self, denoiser, shape, length, window, overlap, members, likelihood, context, rule,
-        coarse, guidance, sampler, markov, seed, first, purpose, world, slabs, reproducible, batch, rows, group,
-        dtype, checkpoint,
+        coarse, guidance, sampler, markov, seed, first, purpose, world, slabs, reproducible,
+        batch, rows, group, dtype, checkpoint,
     ) -> None:  # fmt: skip
         self.world, self.seed, self.shape, self.dtype = world, seed, shape, dtype
         self.place, self.first, self.purpose = checkpoint, first, purpose
@@ -199,7 +199,8 @@ class _Run:
         self.levels = levels(denoiser.schedule, self.config, dtype)
         self.sampler = Sampler(self.config, self.levels)
         self.identity = {
-            "seed": seed, "first": first, "purpose": purpose, "shape": list(shape), "length": length, "terms": len(terms),
+            "seed": seed, "first": first, "purpose": purpose, "shape": list(shape),
+            "length": length, "terms": len(terms),
             "window": window, "overlap": overlap, "compose": rule, "members": sorted(members),
             "guidance": guided.model_dump(), "sampler": self.config.model_dump(),
             "reproducible": reproducible, "dtype": str(dtype),

@@ -28,7 +28,9 @@ class PointLikelihood:
             units already, and ``shape`` says what the state is.
         frames: Absolute frame numbers of the analysed frames, for their phase of the year, with
             shape ``(L,)``. By default 0..L−1, with L from the table.
-        decoder: Maps ``(N, *latent)`` and a context ``(N, K)`` or None to ``(N, C, *grid)``.
+        decoder: Maps ``(N, *latent)`` and a context ``(N, K)`` or None to ``(N, C, *grid)``; or an
+            object with such a ``decode``. If it has ``plan_points`` and ``decode_points`` (our
+            `Autoencoder` has), only observed points are decoded.
         decoder_error: An object with ``covariance(points, channels) -> (d, d)``.
         context: The decoder's context, with shape ``(L, K)``, or None.
         shape: The shape ``(C, *grid)`` of the state, if there are no statistics.
@@ -98,7 +100,9 @@ class PointLikelihood:
             self._variance.append(torch.from_numpy(error[rows] ** 2).to(dtype))
             self._index.append((point[rows], channel[rows]))
         self._decoder, self._error, self._context = decoder, decoder_error, context
+        self._sparse = hasattr(decoder, "plan_points") and hasattr(decoder, "decode_points")
         self._blocks: dict[int, Tensor] = {}
+        self._plans: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
         self.dtype = dtype
 
     def sizes(self, frames: Sequence[int]) -> list[int]:
@@ -135,6 +139,14 @@ class PointLikelihood:
 
     def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
         n, size = len(frames), self.shape[0] * self._points
+        context = None
+        if self._context is not None:
+            rows = self._context[torch.as_tensor(list(frames))].to(x)
+            context = rows.expand(len(x), -1, -1).flatten(0, 1)
+
+        if self._sparse:
+            plan, place, channel = self._plan(tuple(frames))
+            return self._decoder.decode_points(x, plan, context)[:, place, channel]
         if self._decoder is None:
             if tuple(x.shape[2:]) != self.shape:
                 raise BadInput(
@@ -143,11 +155,8 @@ class PointLikelihood:
                 )
             state = x
         else:
-            context = None
-            if self._context is not None:
-                rows = self._context[torch.as_tensor(list(frames))].to(x)
-                context = rows.expand(len(x), -1, -1).flatten(0, 1)
-            state = self._decoder(x.flatten(0, 1), context)
+            decode = getattr(self._decoder, "decode", self._decoder)
+            state = decode(x.flatten(0, 1), context)
             if tuple(state.shape[1:]) != self.shape:
                 raise BadInput(
                     f"the decoder gives {tuple(state.shape[1:])}, not the observed {self.shape}",
@@ -155,6 +164,27 @@ class PointLikelihood:
                 )
         index = torch.cat([self._where[f] + i * size for i, f in enumerate(frames)])
         return state.reshape(len(x), n * size).index_select(1, index.to(x.device))
+
+    def _plan(self, frames: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:
+        r"""The decoder's plan of the frames' points, and each observation's place in it."""
+
+        if frames not in self._plans:
+            if len(self._plans) > 2 * len(self._y):
+                self._plans.clear()
+            slot, point, place, channel, at = [], [], [], [], 0
+            for i, f in enumerate(frames):
+                points, inverse = np.unique(self._index[f][0], return_inverse=True)
+                slot.append(np.full(len(points), i))
+                point.append(points)
+                place.append(inverse + at)
+                channel.append(self._index[f][1])
+                at += len(points)
+            slot, point, place, channel = (
+                torch.from_numpy(np.concatenate(v).astype(np.int64))
+                for v in (slot, point, place, channel)
+            )
+            self._plans[frames] = self._decoder.plan_points(slot, point), place, channel
+        return self._plans[frames]
 
 
 _COLUMNS = ("frame", "channel", "point", "value", "error")

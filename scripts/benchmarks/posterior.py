@@ -1,8 +1,8 @@
 r"""How far are our posterior samplers from exact posteriors? The linear-Gaussian chain.
 
 x[i+1] = 0.95 Q x[i] + noise with stationary covariance I; L frames of 4 variables, of which two
-are observed at every 4th frame with σ = 0.1. The denoisers of any run of frames are exact, so what is
-measured is composition, guidance and sampler. Everything runs matrix-free, as in production.
+are observed at every 4th frame with σ = 0.1. The denoisers of any run of frames are exact, so
+what is measured is composition, guidance and sampler. Everything runs matrix-free, as in production.
 
 Printed per setting: rms error of the mean in posterior standard deviations (averaged over members
 and observation draws, less the sampling error expected of that many members), ratio of standard
@@ -114,6 +114,8 @@ def measure(chain: Chain, draws: int, members: int, **settings) -> dict:
 
 
 SAMPLERS = {
+    "heun 31": {"method": "heun", "steps": 31},
+    "ab 63": {"method": "adams-bashforth", "steps": 63},
     "ddpm 128": {"method": "ddpm", "steps": 128},
     "heun 32": {"method": "heun", "steps": 32},
     "heun 32+4": {"method": "heun", "steps": 32, "corrections": 4},
@@ -154,8 +156,12 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=26)
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--solver", default="cg")
-    parser.add_argument("--only", default="", help="settings whose name contains this")
-    parser.add_argument("--sampler", default="", help="samplers whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="settings whose name contains one of these; a;b"
+    )
+    parser.add_argument(
+        "--sampler", default="", help="samplers whose name contains one of these; a;b"
+    )
     parser.add_argument("--delta", type=float, default=0.2)
     args = parser.parse_args()
 
@@ -164,7 +170,9 @@ def main() -> None:
     print(f"{'setting':34s} {'sampler':10s}  mean  spread  calls /frame   s/draw residual events")
     for name, setting in settings(chain, solver).items():
         for label, sampler in SAMPLERS.items():
-            if args.only not in name or args.sampler not in label:
+            if not any(part in name for part in args.only.split(";")):
+                continue
+            if not any(part in label for part in args.sampler.split(";")):
                 continue
             sampler = sampler | {"delta": args.delta}
             r = measure(chain, args.draws, args.members, sampler=sampler, **setting)
