@@ -179,6 +179,27 @@ def test_members_of_an_array(tmp_path):
     agree(tmp_path)
 
 
+def test_more_members_than_open_files(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ids = range(120)
+    line = layout(channels=["h"], units=["m"], standard_names=None, coords={"x": np.arange(3)})
+    line["coord_attrs"] = {}
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 90, hard))
+    try:
+        writer = AnalysisWriter(tmp_path, members=ids, **line)
+        for m in ids:
+            writer.write(m, 0, np.full((L, 1, 3), m))
+        writer.close()
+        join(tmp_path, ids)
+        with open_analysis(tmp_path) as a:
+            assert (a.ensemble() == np.arange(120).reshape(-1, 1, 1, 1)).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_levels_and_one_dimension(tmp_path):
     coords = {"level": np.array([850.0, 500.0]), "lat": LAT, "lon": LON}
     attrs = layout()["coord_attrs"] | {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["PartFile", "SharedFile"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ class SharedFile:
     r"""One file, opened by all ranks of `comm` together (or by one process if that is None).
 
     The first rank makes the file and allocates its variables with the serial driver; then all
-    open it. Making it is collective, as are `write_rounds` and `close`.
+    open it. Making it is collective, as are `write_rounds` and `close`. A process alone keeps
+    nothing open between writes: it may hold more members than it may open files.
     """
 
     def __init__(self, path: Path, layout: Layout, member: int, comm: Any) -> None:
@@ -40,13 +42,24 @@ class SharedFile:
             error = comm.bcast(error)
         if error is not None:
             raise error
-        how = {} if comm is None else {"driver": "mpio", "comm": comm}
-        self.file = h5py.File(path, "r+", **how)
+        self.file = None if comm is None else h5py.File(path, "r+", driver="mpio", comm=comm)
 
-    def _transfer(self, channel: int, start: int, x: np.ndarray | None, collective: bool) -> None:
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         import h5py
 
-        dataset = self.file[self.layout.channels[channel]].id
+        if self.file is not None:
+            yield self.file
+        else:
+            with h5py.File(self.path, "r+") as f:
+                yield f
+
+    def _transfer(
+        self, f: Any, channel: int, start: int, x: np.ndarray | None, collective: bool
+    ) -> None:
+        import h5py
+
+        dataset = f[self.layout.channels[channel]].id
         plist = h5py.h5p.create(h5py.h5p.DATASET_XFER)
         if self.comm is not None:
             plist.set_dxpl_mpio(
@@ -65,9 +78,10 @@ class SharedFile:
 
     def write(self, start: int, block: np.ndarray, collective: bool = False) -> None:
         r"""Writes a block (n, C, *grid) from frame `start` on, without waiting for anyone."""
-        for at, piece in _cut(start, block):
-            for c in range(piece.shape[1]):
-                self._transfer(c, at, np.ascontiguousarray(piece[:, c]), collective)
+        with self._opened() as f:
+            for at, piece in _cut(start, block):
+                for c in range(piece.shape[1]):
+                    self._transfer(f, c, at, np.ascontiguousarray(piece[:, c]), collective)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         r"""Writes every rank's blocks, one of each rank at a time, together."""
@@ -75,18 +89,22 @@ class SharedFile:
         rounds = len(mine)
         if self.comm is not None:
             rounds = max(self.comm.allgather(rounds))
-        for k in range(rounds):
-            for c in range(len(self.layout.channels)):
-                if k < len(mine):
-                    at, piece = mine[k]
-                    self._transfer(c, at, np.ascontiguousarray(piece[:, c]), True)
-                else:
-                    self._transfer(c, 0, None, True)
+        if rounds == 0:
+            return
+        with self._opened() as f:
+            for k in range(rounds):
+                for c in range(len(self.layout.channels)):
+                    if k < len(mine):
+                        at, piece = mine[k]
+                        self._transfer(f, c, at, np.ascontiguousarray(piece[:, c]), True)
+                    else:
+                        self._transfer(f, c, 0, None, True)
 
     def close(self) -> list[Any]:
         r"""Everything is on disk afterwards."""
-        self.file.flush()
-        self.file.close()
+        if self.file is not None:
+            self.file.flush()
+            self.file.close()
         if self.comm is None or self.comm.rank == 0:
             sync(self.path)
         return []
@@ -101,17 +119,19 @@ class PartFile:
         self.layout, self.extents = layout, []
         folder.mkdir(exist_ok=True)
         self.path = folder / f"{rank:05d}.h5"
-        self.file = h5py.File(self.path, "w", libver=LIBVER)
-        for name in layout.channels:
-            self.file.create_dataset(
-                name, (0, *layout.grid), "<f4", maxshape=(None, *layout.grid), chunks=layout.chunk
-            )
+        grow = {"maxshape": (None, *layout.grid), "chunks": layout.chunk}
+        with h5py.File(self.path, "w", libver=LIBVER) as f:
+            for name in layout.channels:
+                f.create_dataset(name, (0, *layout.grid), "<f4", **grow)
 
     def write(self, start: int, block: np.ndarray, collective: bool = False) -> None:
+        import h5py
+
         rows = sum(n for _, n in self.extents)
-        for c, name in enumerate(self.layout.channels):
-            self.file[name].resize(rows + len(block), axis=0)
-            self.file[name][rows:] = block[:, c]
+        with h5py.File(self.path, "r+", libver=LIBVER) as f:
+            for c, name in enumerate(self.layout.channels):
+                f[name].resize(rows + len(block), axis=0)
+                f[name][rows:] = block[:, c]
         self.extents.append((start, len(block)))
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
@@ -120,7 +140,6 @@ class PartFile:
 
     def close(self) -> list[Any]:
         r"""Returns the frames it holds, as [first, number] in the order of the file."""
-        self.file.close()
         sync(self.path)
         return self.extents
 
