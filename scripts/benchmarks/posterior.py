@@ -2,7 +2,7 @@ r"""How far are our posterior samplers from exact posteriors? The linear-Gaussia
 
 x[i+1] = 0.95 Q x[i] + noise with stationary covariance I; L frames of 4 variables, of which two
 are observed at every 4th frame with σ = 0.1. The denoisers of any run of frames are exact, so
-what is measured is composition, guidance and sampler. Everything runs matrix-free, as in production.
+what is measured is composition, guidance and sampler. All is matrix-free, as in production.
 
 Printed per setting: rms error of the mean in posterior standard deviations (averaged over members
 and observation draws, less the sampling error expected of that many members), ratio of standard
@@ -156,12 +156,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=26)
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--solver", default="cg")
-    parser.add_argument(
-        "--only", default="", help="settings whose name contains one of these; a;b"
-    )
-    parser.add_argument(
-        "--sampler", default="", help="samplers whose name contains one of these; a;b"
-    )
+    parser.add_argument("--only", default="", help="parts of settings' names: a;b")
+    parser.add_argument("--sampler", default="", help="parts of samplers' names: a;b")
     parser.add_argument("--delta", type=float, default=0.2)
     args = parser.parse_args()
 
