@@ -5,7 +5,7 @@ Only pydantic is imported here: reading a job file needs nothing else.
 
 from __future__ import annotations
 
-__all__ = ["RandomPoints"]
+__all__ = ["PointTable", "RandomPoints"]
 
 from typing import Literal
 
@@ -36,3 +36,26 @@ class RandomPoints(BaseModel):
         if not all(0 < e < float("inf") for e in errors):
             raise ValueError("error: a standard deviation is positive")
         return self
+
+
+class PointTable(BaseModel):
+    r"""Observations read from a file; see `hpcinv.observations.read`.
+
+    Fields:
+        path: A `.csv`, `.parquet` or `.nc` file.
+        columns: Names of the file's columns by ours (variable, value, units, error, time, lat,
+            lon, station), where they differ.
+        variables: Channel of each of the file's variables, where names differ; others are left
+            out and counted.
+        error: Standard deviation where the file has no error column, one for all or by channel.
+        window: Largest distance in time from a frame, in the trajectory's time units.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    network: Literal["table"]
+    path: str
+    columns: dict[str, str] = Field(default_factory=dict)
+    variables: dict[str, str] | None = None
+    error: float | dict[str, float] | None = None
+    window: float | None = Field(None, gt=0)

@@ -1,0 +1,173 @@
+r"""Point tables from files: mapped to grid and frames, converted, counted, or refused by row."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpcinv.errors import BadInput
+from hpcinv.observations.config import PointTable
+from hpcinv.observations.read import read_points
+from hpcinv.observations.table import ObservationTable
+from hpcinv.observations.units import conversion
+
+STORE = SimpleNamespace(
+    channels=["t", "u"],
+    units=["K", "m s-1"],
+    grid=(5, 8),
+    coords={"lat": np.linspace(60, -60, 5), "lon": np.arange(0, 360, 45.0)},
+    coord_attrs={"lat": {"standard_name": "latitude"}, "lon": {"standard_name": "longitude"}},
+    time=np.arange(10) * 24.0,
+    time_units="hours since 2000-01-01",
+    calendar="standard",
+    mask=None,
+)
+HEAD = "variable,value,units,error,time,lat,lon,station"
+ROWS = [
+    "t,10,degC,0.5,2000-01-04T01:00,31,-44,A",
+    "u,10,knots,1,2000-01-05T12:30:00Z,-59,359,B",
+    "u,3,m/s,1,2000-01-05,0,46,",
+]
+
+
+def write(tmp_path, *rows, head=HEAD):
+    path = tmp_path / "obs.csv"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def read(path, **more):
+    return read_points(path, STORE, **{"start": 2, "stop": 8} | more)
+
+
+def test_rows_find_their_frame_point_channel_and_units(tmp_path):
+    table, left = read(write(tmp_path, *ROWS))
+    assert left == {} and len(table) == 3
+    rows = {s: i for i, s in enumerate(table.station.tolist())}
+    a, b, c = rows["A"], rows["B"], rows[""]
+    assert table.value[a] == pytest.approx(283.15) and table.error[a] == 0.5  # offsets spare σ
+    assert table.value[b] == pytest.approx(5.14444, abs=1e-5)
+    assert table.error[b] == pytest.approx(0.514444, abs=1e-6)
+    assert table.frame[[a, b, c]].tolist() == [1, 3, 2]  # frames 3, 5 and 4 of the store
+    assert table.channel[[a, b, c]].tolist() == [0, 1, 1]
+    # 31°N is nearest to 30 (row 1), −44° is 316°E, nearest to 315 (column 7); 359° wraps to 0
+    assert table.point[[a, b, c]].tolist() == [1 * 8 + 7, 4 * 8 + 0, 2 * 8 + 1]
+    assert table.time[a] == pytest.approx(73.0)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    path = write(
+        tmp_path, *ROWS, "t,1,K,1,2000-01-01,0,0,", "t,1,K,1,2000-02-01,0,0,",
+        "t,1,K,1,2000-01-04,80,0,", "q,1,K,1,2000-01-04,0,0,",
+    )  # fmt: skip
+    table, left = read(path, variables={"t": "t", "u": "u"})
+    assert len(table) == 3
+    assert left == {
+        "another variable": 1, "outside the grid": 1, "too far in time from any frame": 2
+    }  # fmt: skip
+    table, left = read(path, variables={"t": "t"}, window=2.0)
+    assert len(table) == 1 and left["another variable"] == 3
+
+
+def test_mask_regional_grids_and_other_names(tmp_path):
+    masked = SimpleNamespace(**vars(STORE) | {"mask": np.zeros((5, 8), bool)})
+    masked.mask[2, 1] = True
+    table, left = read_points(write(tmp_path, *ROWS), masked, start=2, stop=8)
+    assert table.point.tolist() == [17] and left == {"outside the domain (mask)": 2}
+    path = write(tmp_path, "t,280,2000-01-04,30,315", head="what,obs,when,lat,lon")
+    names = {"variable": "what", "value": "obs", "time": "when"}
+    table, _ = read(path, columns=names, error={"t": 0.7})
+    assert table.error.tolist() == [0.7] and table.value.tolist() == [280.0]
+    west = {"lat": np.linspace(40, 50, 5), "lon": np.linspace(-20, 15, 8)}
+    region = SimpleNamespace(**vars(STORE) | {"coords": west})
+    path = write(tmp_path, "t,280,K,1,2000-01-04,45,350,", "t,280,K,1,2000-01-04,45,30,")
+    table, left = read_points(path, region, start=2, stop=8)
+    assert table.point.tolist() == [2 * 8 + 2] and left == {"outside the grid": 1}
+
+
+def test_tables_of_our_own_are_read_as_they_are(tmp_path):
+    table, _ = read(write(tmp_path, *ROWS))
+    table.save(tmp_path / "t.nc")
+    again, left = read(tmp_path / "t.nc")
+    assert again == table and left == {}
+    other = SimpleNamespace(**vars(STORE) | {"units": ["degC", "m s-1"]})
+    with pytest.raises(BadInput, match="'t' is in 'K' where the trajectory has 'degC'"):
+        read_points(tmp_path / "t.nc", other, start=2, stop=8)
+
+
+BAD = {
+    "string": ("t,warm,K,1,2000-01-04,0,0,", "value is 'warm', not a number"),
+    "nan": ("t,nan,K,1,2000-01-04,0,0,", "value is 'nan', not a number"),
+    "latitude": ("t,1,K,1,2000-01-04,95,0,", "latitude 95"),
+    "nan longitude": ("t,1,K,1,2000-01-04,5,,", "lon is 'nan'"),
+    "variable": ("temp,1,K,1,2000-01-04,0,0,", "unknown variable 'temp'"),
+    "unit": ("t,1,Kelvins,1,2000-01-04,0,0,", "the unit 'Kelvins' is not known"),
+    "dimension": ("t,1,Pa,1,2000-01-04,0,0,", "'Pa' is a pressure, 'K' a temperature"),
+    "no unit": ("t,1,,1,2000-01-04,0,0,", "'' is a none"),
+    "date": ("t,1,K,1,yesterday,0,0,", "the time is 'yesterday'"),
+    "error": ("t,1,K,0,2000-01-04,0,0,", "the error σ is 0.0"),
+    "no error": ("t,1,K,,2000-01-04,0,0,", "error is 'nan'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_is_named(tmp_path, case):
+    row, message = BAD[case]
+    path = write(tmp_path, *ROWS, row)
+    with pytest.raises(BadInput) as e:
+        read(path)
+    told = str(e.value)
+    assert message in told and "obs.csv, row" in told
+    if case != "error":  # that one is told by its row in the sorted table
+        assert "obs.csv, row 3" in told
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        read(tmp_path / "none.csv")
+    with pytest.raises(BadInput, match=r"'.txt' is not read"):
+        (tmp_path / "a.txt").write_text("x")
+        read(tmp_path / "a.txt")
+    with pytest.raises(BadInput, match="no column 'variable'"):
+        read(write(tmp_path, "1", head="a"))
+    with pytest.raises(BadInput, match="cannot be read as csv"):
+        (tmp_path / "obs.csv").write_text("")
+        read(tmp_path / "obs.csv")
+    with pytest.raises(BadInput, match="the table is empty"):
+        read(write(tmp_path))
+    with pytest.raises(BadInput, match="no column 'error'"):
+        read(write(tmp_path, "t,280,2000-01-04,30,315", head="variable,value,time,lat,lon"))
+    with pytest.raises(BadInput, match="'t' is mapped to the unknown 'temp'"):
+        read(write(tmp_path, *ROWS), variables={"t": "temp"})
+    noleap = SimpleNamespace(**vars(STORE) | {"calendar": "noleap"})
+    with pytest.raises(BadInput, match="calendar 'noleap' lacks"):
+        read_points(write(tmp_path, "t,280,K,1,2000-02-29,0,0,"), noleap, start=2, stop=8)
+
+
+def test_a_hundred_thousand_rows_are_quick(tmp_path):
+    import time
+
+    n = 100_000
+    rng = np.random.default_rng(0)
+    lat, lon, hour = rng.uniform(-60, 60, n), rng.uniform(-180, 180, n), rng.integers(48, 180, n)
+    when = np.datetime64("2000-01-01") + hour.astype("m8[h]")
+    rows = [f"t,{x:.2f},K,1,{w},{a:.3f},{b:.3f}," for x, w, a, b in
+            zip(rng.normal(280, 5, n), when, lat, lon, strict=True)]  # fmt: skip
+    path = write(tmp_path, *rows)
+    began = time.process_time()
+    table, _ = read(path)
+    assert time.process_time() - began < 6  # 10⁶ rows in a minute
+    assert len(table) == n and isinstance(table, ObservationTable)
+
+
+def test_units_convert_exactly():
+    assert conversion("hPa", "Pa") == (100.0, 0.0)
+    f, o = conversion("degF", "degC")
+    assert f * 212 + o == pytest.approx(100) and f * 32 + o == pytest.approx(0, abs=1e-10)
+    assert conversion("%", "1") == (0.01, 0.0) and conversion("M/S", "m s-1") == (1.0, 0.0)
+
+
+def test_config():
+    assert PointTable(network="table", path="a.csv").window is None
+    with pytest.raises(ValueError):
+        PointTable(network="table", path="a.csv", windows=3)
