@@ -88,5 +88,5 @@ def test_shards_are_spread_over_another_number_of_ranks(tmp_path, zero):
     a, b = load(cut).state_dict(), load(straight).state_dict()
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
-    left = sorted(p.name for p in (cut / "checkpoints").iterdir())
+    left = sorted(p.name for p in (cut / "checkpoints").iterdir() if p.suffix != ".py")
     assert left == ["latest", "step-6-a2", "step-7-a2"]

@@ -233,6 +233,7 @@ class Checkpoints:
         self.world.barrier("checkpoint loaded")
         if spread and self.world.rank == 0:
             shutil.rmtree(universal, ignore_errors=True)
+            (self.folder / "latest_universal").unlink(missing_ok=True)  # the converter's own
         average = self.folder / manifest["tag"] / AVERAGE
         return from_bytes(average.read_bytes()) if average.exists() else None
 
