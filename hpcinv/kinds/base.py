@@ -85,7 +85,7 @@ class Resources(Fields):
     cpus_per_task: int | None = Field(None, ge=1, description="default: the cluster profile's")
     gpus_per_task: int = Field(0, ge=0)
     time: Duration = Field("1h", description="time limit, e.g. 30m or 2h")
-    mem_per_task: Size = Field("4GB", description="memory of one rank, e.g. 60GB")
+    mem_per_task: Size = Field("2GB", description="memory of one rank, e.g. 60GB")
 
     @property
     def tasks(self) -> int:

@@ -51,10 +51,11 @@ def command(job: Path) -> list[str]:
 
 def environment(ranks: int, threads: int) -> dict[str, str]:
     r"""The ranks' environment: threads, and what many ranks on few cores need."""
-    env = dict(os.environ)
-    # A rank must not think itself part of a job step that merely started this process.
-    for name in ("PMIX_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_RANK"):
-        env.pop(name, None)
+    # A rank must not think itself part of a job step that merely started this process, nor mpirun
+    # of a process that began MPI by itself (Open MPI leaves its marks in the environment).
+    foreign = ("PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE_", "OMPI_MCA_ess",
+               "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env.update(HPCINV_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     env.setdefault("PYTHONUNBUFFERED", "1")
     if ranks > len(os.sched_getaffinity(0)):

@@ -53,7 +53,7 @@ def collect(runs: Path, only: str | None = None) -> list[JobStatus]:
         known = sorted({m.parent.parent.name for m in runs.glob("*/*/manifest.json")})
         raise BadInput(f"nothing named '{only}' has run", runs, nearest(study, known))
     folders = [RunFolder(m.parent) for m in manifests]
-    data = [f.manifest() for f in folders]
+    data = [f.manifest() | f.submission() for f in folders]
     pending = [m for m in data if m["state"] in ("queued", "running", "stopped")]
     ids = [m["slurm_job"] for m in pending if m.get("slurm_job")]
     queued = queue(ids)

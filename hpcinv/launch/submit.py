@@ -34,13 +34,9 @@ def submit_study(study: Study, runs: Path, profile: Profile) -> list[RunFolder]:
     names = [n for n in study.order() if n in study.wanted]
     for name in names:
         study.jobs[name].fetch()
-    states = {n: place(study, runs, n).manifest() for n in names}
-    known = queue([m["slurm_job"] for m in states.values() if m.get("slurm_job")])
-    ids: dict[str, str] = {
-        n: m["slurm_job"]
-        for n, m in states.items()
-        if m.get("slurm_job") in known and known[m["slurm_job"]].state in ALIVE
-    }
+    sent = {n: place(study, runs, n).submission().get("slurm_job") for n in names}
+    known = queue([i for i in sent.values() if i])
+    ids = {n: i for n, i in sent.items() if i in known and known[i].state in ALIVE}
     for name in names:
         if name not in ids:
             prepare(study, runs, name)
@@ -57,8 +53,14 @@ def submit_study(study: Study, runs: Path, profile: Profile) -> list[RunFolder]:
             folder.set_aside()
             folder = prepare(study, runs, name)
         script = render(folder.name, study.jobs[name], profile, folder.path)
-        ids[name] = submit(script, folder.logs, after)
-        folder.mark(state="queued", slurm_job=ids[name], submitted=time.time())
+        before = folder.manifest()["state"]
+        folder.mark(state="queued")
+        try:
+            ids[name] = submit(script, folder.logs, after)
+        except BadInput:
+            folder.mark(state=before)
+            raise
+        folder.submitted(ids[name])
         waits = f" after {', '.join(after)}" if after else ""
         print(f"{folder.name} is job {ids[name]}{waits}", flush=True)
     return [place(study, runs, n) for n in names]

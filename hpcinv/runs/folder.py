@@ -2,6 +2,7 @@ r"""The run folder `runs/<study>/<job>/` and its manifest.
 
     job.yaml        the resolved job file
     manifest.json   state, attempts, inputs and outputs with their digests, versions, Slurm ids
+    submission.json the id Slurm gave, written by the command that submitted
     logs/           what the attempts printed
     checkpoints/    of jobs that resume
     ...             the outputs
@@ -113,6 +114,23 @@ class RunFolder:
             place = self.path.with_name(f".{self.path.name}.{stamp}-{n}")
         os.replace(self.path, place)
         return place
+
+    def submission(self) -> dict[str, Any]:
+        r"""The last submission: `slurm_job`, `submitted`; empty where there was none.
+
+        A file of its own, since a job may start, and write its manifest, before the command that
+        submitted it knows its id.
+        """
+        try:
+            return json.loads((self.path / "submission.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    def submitted(self, slurm_job: str) -> None:
+        r"""Records the id of a submission."""
+        write_json(
+            self.path / "submission.json", {"slurm_job": slurm_job, "submitted": time.time()}
+        )
 
     def mark(self, **fields: Any) -> None:
         r"""Changes fields of the manifest; from inside an attempt, only while it is the latest.
