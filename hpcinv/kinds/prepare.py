@@ -89,6 +89,8 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
                 folder.path,
                 "Give --fresh to set it aside and run it anew, or --runs DIR to keep both.",
             )
+        if state == "complete":  # its job file tells how it was made
+            return folder
     folder.prepare(text, study.jobs[name].kind)
     return folder
 
