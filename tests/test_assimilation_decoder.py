@@ -1,4 +1,4 @@
-r"""Observations through a decoder: one point or the whole field, kept or recomputed, all the same."""
+r"""Observations through a decoder: points or the whole field, kept or recomputed, all the same."""
 
 import numpy as np
 import pytest

@@ -106,7 +106,7 @@ def test_statistics_standardise():
         ({"guidance": {"method": "mpms"}}, "guidance.method"),
         ({"guidance": {"iteration": 2}}, "guidance.iteration"),
         ({"guidance": {"covariance": "markov"}}, "second moments"),
-        ({"guidance": {"scope": "window", "covariance": "averaged"}}, "averaged"),
+        ({"guidance": {"scope": "window", "covariance": "averaged"}}, "own or isotropic"),
         ({"sampler": {"steps": 0}}, "sampler.steps"),
         ({"sampler": {"sigma_max": 100.0}}, "outside the denoiser's schedule"),
         ({"sampler": {"sigma_min": 1.0, "sigma_max": 0.5}}, "smaller"),

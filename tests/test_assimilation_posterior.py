@@ -190,7 +190,8 @@ def test_full_window_is_the_smoother(sampler, error, low, high):
 
 
 WINDOWS = {
-    "center per window": ({"compose": "center", "guidance": {"scope": "window"}}, 0.35),
+    "center per window": ({"compose": "center", "guidance": {}}, 0.35),
+    "junction per window": ({"compose": "junction", "guidance": {}}, 0.2),
     "junction markov": ({"compose": "junction", "guidance": {"covariance": "markov"}}, 0.25),
     "junction averaged": ({"compose": "junction", "guidance": {"covariance": "averaged"}}, 0.35),
 }

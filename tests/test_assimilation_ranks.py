@@ -23,16 +23,16 @@ LENGTH, STATE, MEMBERS = 11, (3, 2, 4), [0, 1, 5]
 
 GUIDANCES = {
     "none": {"method": "none"},
-    "cg": {"iterations": 3},
-    "gmres": {"solver": "gmres", "iterations": 2, "memory": 1.0},
-    "tolerance": {"iterations": 6, "tolerance": 0.3},
+    "cg": {"scope": "trajectory", "iterations": 3},
+    "gmres": {"scope": "trajectory", "solver": "gmres", "iterations": 2, "memory": 1.0},
+    "tolerance": {"scope": "trajectory", "iterations": 6, "tolerance": 0.3},
     "averaged": {"covariance": "averaged"},
-    "isotropic": {"covariance": "isotropic"},
+    "isotropic": {"scope": "trajectory", "covariance": "isotropic"},
     "markov": {"covariance": "markov"},
-    "window": {"scope": "window"},
+    "window": {},
     "window-gmres": {"scope": "window", "solver": "gmres"},
     "dps": {"method": "dps"},
-    "sda": {"method": "sda", "gamma": 0.1},
+    "sda": {"scope": "trajectory", "method": "sda", "gamma": 0.1},
     "sda-window": {"method": "sda", "gamma": 0.1, "scope": "window"},
 }
 SAMPLERS = {

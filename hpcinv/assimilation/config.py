@@ -63,9 +63,10 @@ class GuidanceConfig(BaseModel):
     method: Literal["mmps", "dps", "sda", "none"] = Field(
         "mmps", description="moment matching (Rozet et al. 2024), or a simpler baseline"
     )
-    scope: Literal["trajectory", "window"] = Field(
-        "trajectory",
-        description="trajectory: one solve for all frames; window: one per window (Appa)",
+    scope: Literal["trajectory", "window"] | None = Field(
+        None,
+        description="trajectory: one solve for all frames; window: one per window, without "
+        "messages; by default window, unless the method or the covariance asks for trajectory",
     )
     covariance: Literal["own", "averaged", "isotropic", "markov"] = Field(
         "own",
@@ -89,11 +90,28 @@ class GuidanceConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sensible(self) -> GuidanceConfig:
-        if self.scope == "window" and self.covariance in ("averaged", "markov"):
-            raise ValueError(f"scope: window has no covariance: {self.covariance}; use own")
-        if self.scope == "window" and self.method == "dps":
-            raise ValueError("dps has no scope: window; use trajectory")
+        if self.scope == "window" and self._joint:
+            raise ValueError(
+                "scope: window goes with covariance: own or isotropic, and with mmps or sda"
+            )
         return self
+
+    @property
+    def _joint(self) -> bool:
+        return self.method == "dps" or (
+            self.method == "mmps" and self.covariance in ("averaged", "markov")
+        )
+
+    @property
+    def per_window(self) -> bool:
+        r"""Whether each window is guided by itself.
+
+        Then `center` is Appa's scheme, and `junction` adds scores of guided windows and subtracts
+        those of guided overlaps: each observation counts once, and for a chain the sum is exact
+        as t → 0. On both oracles of `scripts/benchmarks/posterior.py` it is the best of what
+        windows can do, and its covariances stay positive, hence the default.
+        """
+        return self.scope == "window" or (self.scope is None and not self._joint)
 
 
 C = TypeVar("C", bound=BaseModel)

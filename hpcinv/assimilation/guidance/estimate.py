@@ -97,7 +97,7 @@ class Guidance:
 
         if method == "none":
             kind = "none"
-        elif config.scope == "window":
+        elif config.per_window:
             kind = "terms"
         elif method == "mmps" and config.covariance in ("isotropic", "markov"):
             kind = "none"
@@ -107,7 +107,7 @@ class Guidance:
             kind = "own"
         # Own frames see gradients of all terms for DPS, SDA and MMPS: J is needed where A is.
         self.products = Products(kind, slab.exchange, frozenset(observed))
-        if config.scope == "window" and method != "none":
+        if config.per_window and method != "none":
             self.view = TermView(slab.exchange, self.products.stacks, list(observed))
         else:
             self.view = TrajectoryView(slab.exchange, list(observed), reproducible)

@@ -46,7 +46,7 @@ def correct(
         worst = float(solution.residual.max())
         figures.residuals[level.step] = max(figures.residuals.get(level.step, 0.0), worst)
     for b in solution.cut.any(1).nonzero().flatten().tolist():
-        if config.scope == "trajectory" and guidance.slab.exchange.rank:
+        if not config.per_window and guidance.slab.exchange.rank:
             break  # the same on all ranks of the group: the first speaks
         figures.events.append(
             Event(
