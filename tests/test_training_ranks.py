@@ -2,6 +2,7 @@ r"""Two gloo ranks: exact resume, kill -9 inside a save, and agreement with one 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,10 +54,10 @@ def test_two_ranks_resume_exactly_and_agree_with_one(tmp_path):
     straight, cut, alone = tmp_path / "straight", tmp_path / "cut", tmp_path / "alone"
     _ranks(straight, "run")
     assert _ranks(cut, "stop") == [75, 75]
+    shutil.copytree(cut, alone)
     _ranks(cut, "run")
     assert weights(cut) == weights(straight)
     # Replicated checkpoints resume on any number of ranks; sums then differ by their order.
-    assert _ranks(alone, "stop") == [75, 75]
     _ranks(alone, "run", size=1)
     np.testing.assert_allclose(_losses(alone), _losses(straight), rtol=1e-5)
     a, b = load(alone).state_dict(), load(straight).state_dict()
@@ -68,11 +69,10 @@ def test_two_ranks_resume_exactly_and_agree_with_one(tmp_path):
 def test_a_kill_inside_a_save_loses_at_most_one_interval(tmp_path, zero):
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     _ranks(straight, "run", zero)
-    assert _ranks(cut, "stop", zero) == [75, 75]  # checkpoints of steps 2 and 3
     assert -9 in _ranks(cut, "kill", zero)  # in the save of step 4
     folder = cut / "checkpoints"
-    assert (folder / "latest").read_text() == "step-3-a1\n"
-    assert not (folder / "step-4-a2" / "manifest.json").exists()
+    assert (folder / "latest").read_text() == "step-2-a1\n"
+    assert not (folder / "step-4-a1" / "manifest.json").exists()
     _ranks(cut, "run", zero)
     assert weights(cut) == weights(straight)
 

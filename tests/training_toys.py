@@ -62,15 +62,14 @@ def weights(folder):
     return (Path(folder) / "weights.safetensors").read_bytes()
 
 
-def kill_in_save(rank, number):
-    r"""Makes this rank die by kill -9 at the n-th file it flushes in a checkpoint."""
+def kill_in_save(rank, tag):
+    r"""Makes this rank die by kill -9 while it flushes a checkpoint, one file of it torn."""
     from hpcinv.training import checkpoints
 
-    flush, count = checkpoints.sync, [0]
+    flush = checkpoints.sync
 
     def dying(path):
-        count[0] += 1
-        if count[0] == number:
+        if tag in str(path):
             Path(path).write_bytes(Path(path).read_bytes()[:100])
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
@@ -86,7 +85,7 @@ def main():
     torch.set_num_threads(1)
     world = connect("torch", rendezvous=folder, timeout=60)
     if mode == "kill":
-        kill_in_save(rank=1, number=2)
+        kill_in_save(rank=1, tag="step-4-")
     stop = StopAfter(3) if mode == "stop" else None
     try:
         run(folder, world, stop=stop, zero=zero)
