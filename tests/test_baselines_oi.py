@@ -153,19 +153,20 @@ def test_blocks_and_members_can_be_drawn_apart(store, name):
     assert not np.allclose(other, whole)
 
 
-def test_climatology_uses_every_year_once_before_one_twice(store):
-    p = problem(store, range(8))
+def test_climatology_replays_every_year_and_its_neighbouring_months_once(store):
+    p = problem(store, range(24))
     x = build(METHODS["climatology"], p)
-    assert np.allclose(
-        x.mean(0, L), store.statistics.mean[store.statistics.phase(range(N, N + L))]
-    )
+    phases = store.statistics.phase(range(N, N + L))
+    assert np.allclose(x.mean(0, L), store.statistics.mean[phases])
     members = x.draw(0, L)
-    want = store.statistics.restore(
-        p.anomalies.reshape(4, 12, C, H, W)[:, :L].astype(np.float64), range(N, N + L)
-    )
-    for turn in (members[:4], members[4:]):
+    want = []
+    for shift in (0, 1, -1):
+        z = np.roll(p.anomalies, -shift, axis=0).reshape(4, 12, C, H, W)[:, :L]
+        want.append(store.statistics.restore(z.astype(np.float64), range(N, N + L)))
+    want = np.concatenate(want)  # four years, three shifts
+    for turn in (members[:12], members[12:]):
         distance = np.abs(turn[:, None] - want[None]).max((2, 3, 4, 5))
-        assert sorted(distance.argmin(1)) == [0, 1, 2, 3] and distance.min(1).max() < 1e-4
+        assert sorted(distance.argmin(1)) == list(range(12)) and distance.min(1).max() < 1e-4
 
 
 def test_persistence_keeps_the_last_training_anomaly_and_nothing_later(store):

@@ -150,12 +150,14 @@ def blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 class _Resampled:
-    r"""Members that replay training years beside the analysed frames.
+    r"""Members that replay the training period beside the analysed frames.
 
-    Member i replays the training period shifted by a whole number of years, wrapping at its
-    end, so that each frame meets an anomaly of its own month and keeps its neighbours. Every
-    year is used once before one is used twice: the order of the years is a keyed permutation for
-    each round of members.
+    A member's replay starts in a training year at the place of the year where the analysis
+    starts, or a month before or after (as a climatology with a window of the season does), and
+    wraps at the end of the training period. It so keeps the neighbours of each frame; anomalies
+    are standardised by their own month. Members take the years and shifts in the order of a keyed
+    permutation, each once before one comes twice: drawn with replacement from nine years,
+    sixteen members would hold several twice, which no other method's do.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -164,8 +166,10 @@ class _Resampled:
         starts = self._starts()
         period = int(np.median(np.diff(starts))) if len(starts) > 1 else b - a
         self.cycle = max((b - a) // period, 1) * period  # whole years
-        self.starts = np.unique(starts % self.cycle)
-        if len(self.starts) < 2:
+        month = max(period // 12, 1) if len(starts) < b - a else 0
+        years = np.unique(starts % self.cycle)
+        self.starts = np.unique((years[:, None] + [-month, 0, month]) % self.cycle)
+        if len(years) < 2:
             raise BadInput(
                 f"{b - a} training frames hold no two starts of the analysed period's phase",
                 "training frames",
@@ -196,7 +200,10 @@ class _Resampled:
 
 
 class Climatology(_Resampled):
-    r"""The climatological ensemble: the mean of the phase, anomalies of training years."""
+    r"""The climatological ensemble: the mean of the phase, anomalies of training years.
+
+    Their variance is that of a year that was not used, about a mean estimated from the others.
+    """
 
     def mean(self, start: int, stop: int) -> np.ndarray:
         zero = np.zeros((stop - start, *self.problem.shape), np.float32)
@@ -223,7 +230,10 @@ class Persistence(_Resampled):
         a, b = problem.training
         before = problem.analysed[0] - 1
         self.origin = before if a <= before < b else b - 1
-        # The state in hand is a training state: its anomaly is not one of a new year.
+        # The state in hand is a training state, and in a drift the estimated mean cancels:
+        # neither is widened to the anomaly of a new year.
+        s = problem.statistics.shrinkage[problem.statistics.phase(range(a, b))]
+        self.shrinkage = s.reshape(-1, *[1] * len(problem.shape)).astype(np.float32)
         frames = np.arange(self.origin, self.origin + 1)
         state = problem.store.read(self.origin, self.origin + 1)
         self.known = np.nan_to_num(problem.statistics.standardise(state, frames))[0]
@@ -237,6 +247,6 @@ class Persistence(_Resampled):
         members = []
         for m in p.members:
             at = self.replay(m, np.concatenate([[-1], frames]))
-            z = p.anomalies[at]
+            z = p.anomalies[at] * self.shrinkage[at]
             members.append(self.known + z[1:] - z[:1])
         return p.physical(np.stack(members), start, stop)
