@@ -55,9 +55,10 @@ def draw(folder=None, world=None, stop=None, every=0, attempt=0, **change):
         "sampler": {"method": "adams-bashforth", "order": 3, "steps": STEPS, "corrections": 1},
         "world": world, "slabs": world.size if world else None,
     } | change  # fmt: skip
+    arguments.setdefault("checkpoint", place)
     return assimilation.sample(
         assimilation.StationaryGaussian(torch.zeros(5, 2), C, VPSchedule(1e-2, 1e-2)),
-        stop=stop, checkpoint=place, **arguments,
+        stop=stop, **arguments,
     )  # fmt: skip
 
 
@@ -88,6 +89,12 @@ def test_damaged_checkpoint_falls_back(whole, tmp_path):
         result = draw(tmp_path, attempt=1)
     assert torch.equal(result.x, whole)
     assert result.diagnostics["events"] == []
+
+
+def test_the_clock_saves_too(whole, tmp_path):
+    place = assimilation.Checkpoint(tmp_path, minutes=1e-9, keep=99)
+    assert torch.equal(draw(checkpoint=place).x, whole)
+    assert len(list(tmp_path.glob("step-*"))) == STEPS - 1
 
 
 def test_uncommitted_tag_is_not_read(whole, tmp_path):

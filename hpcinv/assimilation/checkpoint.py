@@ -30,13 +30,16 @@ class Checkpoint:
 
     Arguments:
         folder: The folder of tags.
-        every: Steps between two checkpoints; 0 saves only when asked to stop.
+        every: Steps between two checkpoints; 0: no such rule.
+        minutes: Minutes after which the next step saves; 0: no such rule. Without either rule a
+            run saves only when asked to stop.
         attempt: The number of this start of the job.
         keep: Whole tags kept.
     """
 
     folder: str | os.PathLike
     every: int = 0
+    minutes: float = 0.0
     attempt: int = 0
     keep: int = 2
 

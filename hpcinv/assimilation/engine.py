@@ -244,6 +244,7 @@ class _Run:
 
     def __call__(self, progress: Any, stop: Any) -> Result:
         began = time.perf_counter()
+        self._saved = time.monotonic()
         saved = self._start()
         steps, events = self.config.steps, self.guidance.figures.events
         earlier = list(saved.events)
@@ -265,8 +266,7 @@ class _Run:
                         i * len(self.batches) + k + 1, total, sigma=self.levels[i].sigma
                     )
             saved = storage.Saved(i + 1, [torch.cat(t) for t in zip(*new, strict=True)], [])
-            every = self.place.every if self.place is not None else 0
-            if every and (i + 1) % every == 0 and i + 1 < steps:
+            if i + 1 < steps and self._due(i + 1):
                 self._save(saved, earlier)
 
         final = []
@@ -289,11 +289,24 @@ class _Run:
     def _denoise(self, ids: Sequence[int]):
         return lambda x, level: self.guidance(x, level, ids)
 
+    def _due(self, done: int) -> bool:
+        r"""Whether to save after ``done`` steps; the first rank's clock decides for all."""
+
+        place = self.place
+        if place is None:
+            return False
+        if place.every and done % place.every == 0:
+            return True
+        if not place.minutes:
+            return False
+        return self.world.broadcast(time.monotonic() - self._saved >= 60 * place.minutes)
+
     def _save(self, saved: storage.Saved, earlier: list[dict]) -> None:
         saved.events = earlier + [e.as_dict() for e in self.guidance.figures.events]
         storage.save(
             self.place, self.world, saved, self.members, self.exchange.frames, self.identity
         )
+        self._saved = time.monotonic()
 
     def _diagnostics(self, began: float, events: list[dict]) -> dict[str, Any]:
         network, figures = self.network, self.guidance.figures
