@@ -360,12 +360,22 @@ def _differences(card, main: str) -> list[dict[str, str]]:
     return rows
 
 
-def _tree(x: Any) -> Any:
-    r"""Nested mappings as lists of (name, text or list), for the template."""
-    if isinstance(x, Mapping):
-        return [(str(k).replace("_", " "), _tree(v)) for k, v in x.items()]
+def _tree(x: Any) -> dict[str, Any]:
+    r"""Nested values as nodes for the template: text, a table of alike entries, or a list."""
     if isinstance(x, (list, tuple)):
         if all(not isinstance(v, (Mapping, list, tuple)) for v in x):
-            return ", ".join(str(v) for v in x)
-        return [(str(k), _tree(v)) for k, v in enumerate(x)]
-    return str(x)
+            return {"text": ", ".join(str(v) for v in x)}
+        x = dict(enumerate(x))
+    if not isinstance(x, Mapping):
+        return {"text": str(x)}
+    names = {k: str(k).replace("_", " ") for k in x}
+    flat = [isinstance(v, Mapping) and not any(isinstance(w, Mapping) for w in v.values())
+            for v in x.values()]  # fmt: skip
+    columns = list(dict.fromkeys(c for v in x.values() if isinstance(v, Mapping) for c in v))
+    if len(x) > 2 and all(flat) and 2 <= len(columns) <= 8:
+        rows = [(k, [_tree(v[c])["text"] if c in v else "" for c in columns])
+                for k, v in x.items()]  # fmt: skip
+        return {"columns": [str(c).replace("_", " ") for c in columns], "rows": rows}
+    items = [(names[k], _tree(v)) for k, v in x.items()]
+    short = [len(n.get("text", "x" * 99)) <= 16 for _, n in items]
+    return {"items": items, "small": sum(short) > 3 and all("text" in n for _, n in items)}

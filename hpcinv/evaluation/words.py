@@ -100,6 +100,10 @@ def _main_scores(card, name: str) -> Mapping[str, Any]:
     return entry["pooled"] if "pooled" in entry else entry["channels"][card["channels"][0]]
 
 
+def _whole(name: str) -> str:
+    return name.replace("-", "\u2011")  # a name does not break over lines
+
+
 def _value(score: Mapping[str, float], unit: str) -> str:
     return f"{score['value']:.2f}\u00a0{unit}".strip()
 
@@ -154,8 +158,9 @@ def _rival(card, scores, main: str, trivial, unit: str) -> Finding | None:
     best = min(others, key=lambda n: scores[n]["rmse"]["value"])
     a, b = scores[main], scores[best]
     text = (
-        f"The best of the other methods is {best}, with an RMSE of {_value(b['rmse'], unit)} "
-        f"and a CRPS of {b['crps']['value']:.2f}; this method has {a['rmse']['value']:.2f} and "
+        f"The best of the other methods is {_whole(best)}, with an RMSE of "
+        f"{_value(b['rmse'], unit)} and a CRPS of {b['crps']['value']:.2f}; this method has "
+        f"{a['rmse']['value']:.2f} and "
         f"{a['crps']['value']:.2f}."
     )
     grade, answer = "good", ""
@@ -167,8 +172,8 @@ def _rival(card, scores, main: str, trivial, unit: str) -> Finding | None:
         elif d["low"] > 0:
             grade, answer = "fair", "Not all of them"
             text += (
-                f" The better one is {best}, by {size} (difference {_range(d)}): where it can be "
-                "used, its mean is the one to use."
+                f" The better one is {_whole(best)}, by {size} (difference {_range(d)}): where it "
+                "can be used, its mean is the one to use."
             )
         else:
             grade, answer = "fair", "Not shown"
