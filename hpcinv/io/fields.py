@@ -52,6 +52,7 @@ class GriddedFile:
         levels: Levels to keep; all by default.
         region: Ranges of `lat` and `lon` to keep, inclusive.
         time: First and last date to keep, ISO 8601, inclusive.
+        select: Labels along further dimensions, e.g. `{number: 0}`.
         engine: xarray's engine, where it cannot guess.
 
     Raises:
@@ -65,6 +66,7 @@ class GriddedFile:
         levels: Sequence[float] | None = None,
         region: dict[str, tuple[float, float]] | None = None,
         time: tuple[str, str] | None = None,
+        select: dict[str, float | str] | None = None,
         engine: str | None = None,
     ) -> None:
         import xarray as xr
@@ -72,10 +74,12 @@ class GriddedFile:
         self.path = Path(path)
         if engine is None and self.path.is_dir():
             engine = "zarr"
+        # cfgrib would write an index beside the user's file.
+        how = {"backend_kwargs": {"indexpath": ""}} if engine == "cfgrib" else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                data = xr.open_dataset(self.path, decode_times=False, engine=engine)
+                data = xr.open_dataset(self.path, decode_times=False, engine=engine, **how)
         except FileNotFoundError as e:
             raise BadInput("no such file", self.path) from e
         except Exception as e:  # every engine has its own errors for the same damage
@@ -89,6 +93,7 @@ class GriddedFile:
                 raise BadInput(
                     f"there is no variable '{name}'", self.path, nearest(name, data.data_vars)
                 )
+        data = self._select(data, list(variables), select or {})
         roles = {d: _role(str(d), data[d].attrs if d in data.variables else {}) for d in data.dims}
         self.axes: dict[str, str] = {}
         for name in variables:
@@ -96,18 +101,41 @@ class GriddedFile:
                 role = roles[d] or str(d)
                 if self.axes.setdefault(role, str(d)) != d:
                     raise BadInput(f"'{name}' has another {role} axis than the others", self.path)
+        other = [r for r in self.axes if r not in NAMES]
+        if other and {"lat", "lon"} <= set(self.axes):
+            raise BadInput(
+                f"dimension '{other[0]}' is neither time, level, latitude nor longitude",
+                self.path,
+                f"Choose one place on it: select: {{{other[0]}: ...}}.",
+            )
         if "time" not in self.axes:
             raise BadInput(
                 f"no time axis is found among {list(data[variables[0]].dims)}",
                 self.path,
                 "Its units must read like 'hours since 1980-01-01'.",
             )
-        data = data[list(variables)]
         data = self._subset(data, region)
         self.time_units, self.calendar = self._clock(data)
         data = self._period(data, time)
         self.data = data
         self._channels(variables, levels)
+
+    def _select(self, data, variables, select):
+        for name, label in select.items():
+            if name not in data.dims:
+                raise BadInput(
+                    f"'select' names no dimension: '{name}'", self.path, nearest(name, data.dims)
+                )
+            try:
+                data = data.sel({name: label})
+            except KeyError as e:
+                raise BadInput(f"there is no {label!r} on '{name}'", self.path) from e
+        data = data[variables]
+        for name, c in data.coords.items():  # a single state has its time as a scalar
+            if c.ndim == 0 and _role(str(name), c.attrs) == "time" and "time" not in data.dims:
+                data = data.expand_dims(name)
+                break
+        return data
 
     def _subset(self, data, region):
         for role, (lo, hi) in (region or {}).items():

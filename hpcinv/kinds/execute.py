@@ -7,6 +7,7 @@ __all__ = ["execute"]
 
 import json
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -98,8 +99,18 @@ def _run(job: Job, folder: RunFolder, world: World, stop: StopFlag, threads: int
             folder.end("stopped", message=str(e))
             print(f"{folder.name} stopped and can be resumed: {e}", flush=True)
         return EXIT_STOPPED
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {
+        "largest_rank": int(world.all_reduce(peak, "max")),
+        "all": int(world.all_reduce(peak)),
+    }
     if world.rank == 0:
-        folder.end("complete", outputs=outputs, digest=roll(outputs[k] for k in sorted(outputs)))
+        folder.end(
+            "complete",
+            outputs=outputs,
+            digest=roll(outputs[k] for k in sorted(outputs)),
+            peak_memory=memory,
+        )
         print(f"{folder.name} complete in {clock(folder.seconds())}", flush=True)
     return 0
 

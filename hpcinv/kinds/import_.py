@@ -67,6 +67,9 @@ class Import(Job):
     levels: list[float] | None = None
     region: dict[Literal["lat", "lon"], tuple[float, float]] | None = None
     time: tuple[str, str] | None = Field(None, description="first and last date, inclusive")
+    select: dict[str, float | str] | None = Field(
+        None, description="labels along further dimensions, e.g. {number: 0}"
+    )
     missing: Literal["error", "mask"] = Field(
         "error", description="'mask': points missing in every frame are masked (land)"
     )
@@ -135,6 +138,8 @@ class Import(Job):
         if self.source.debian is not None:
             from ..io.sources import fetch_debian
 
+            if self._local() is None:
+                print(f"fetching {self.source.file} of {self.source.debian}", flush=True)
             fetch_debian(self.source.debian, self.source.file, self.source.sha256)
 
     def run(self, ctx: Context) -> dict[str, str]:
@@ -153,6 +158,7 @@ class Import(Job):
             self.levels,
             self.region,
             self.time,
+            self.select,
             self.source.engine,
         )
         L = len(file.time)

@@ -1,0 +1,200 @@
+"""`import`: names and axes as they come, subsets, masks, statistics against plain numpy."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from hpcinv.errors import BadInput
+from hpcinv.io.fields import GriddedFile
+from hpcinv.kinds.import_ import Import
+from hpcinv.kinds.statistics import climatology
+from hpcinv.parallel import World
+
+SAMPLES = os.environ.get("HPCINV_SAMPLES")
+samples = pytest.mark.skipif(not SAMPLES, reason="HPCINV_SAMPLES is not set")
+
+
+def dataset(times=24, calendar="standard", **more):
+    """ERA5's names: latitudes from north, longitudes from 0, levels, hours since 1900."""
+    rng = np.random.default_rng(1)
+    t = rng.standard_normal((times, 2, 5, 8)).astype("f4")
+    return xr.Dataset(
+        {
+            "temperature": (("time", "level", "latitude", "longitude"), t, {"units": "K"}),
+            "2m_temperature": (("time", "latitude", "longitude"), t[:, 0] + 1, {"units": "K"}),
+        },
+        {
+            "time": ("time", 730.5 * np.arange(times) + 1, {"units": "hour since 1900-01-15",
+                                                           "calendar": calendar}),
+            "level": ("level", [500, 850]),
+            "latitude": ("latitude", np.linspace(80, -80, 5)),
+            "longitude": ("longitude", np.arange(8) * 45.0),
+        },
+    ).assign(**more)  # fmt: skip
+
+
+@pytest.fixture(params=["nc", "zarr"])
+def path(request, tmp_path):
+    p = tmp_path / f"era5.{request.param}"
+    if request.param == "zarr":
+        pytest.importorskip("zarr")
+        dataset().to_zarr(p, zarr_format=2)
+    else:
+        dataset().to_netcdf(p)
+    return p
+
+
+def test_levels_become_channels(path):
+    f = GriddedFile(path, ["temperature", "2m_temperature"], levels=[850])
+    assert [c for c, *_ in f.channels] == ["temperature_850", "2m_temperature"]
+    assert list(f.coords) == ["lat", "lon"] and f.time_units == "hours since 1900-01-15"
+    x, d = f.read(3, 5), dataset()
+    np.testing.assert_array_equal(x[:, 0], d.temperature.values[3:5, 1])
+    np.testing.assert_array_equal(x[:, 1], d["2m_temperature"].values[3:5])
+
+
+def test_a_region_across_greenwich_and_a_period(path):
+    f = GriddedFile(
+        path, ["2m_temperature"], region={"lat": (-45, 45), "lon": (-60, 60)},
+        time=("1900-03", "1900-05"),
+    )  # fmt: skip
+    assert f.coords["lon"].tolist() == [315, 0, 45]
+    assert f.coords["lat"].tolist() == [40, 0, -40]
+    # Months of 730.5 hours from mid-January: the third to the fifth.
+    assert len(f.time) == 3
+    np.testing.assert_array_equal(
+        f.read(0, 3)[:, 0], dataset()["2m_temperature"].values[2:5, 1:4][:, :, [7, 0, 1]]
+    )
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"variables": ["temprature"]}, "no variable 'temprature'"),
+        ({"levels": [700]}, "no level 700"),
+        ({"region": {"lat": (85, 89)}}, "region lat 85 to 89 is empty"),
+        ({"time": ("1850", "1851")}, "no frame lies between 1850 and 1851"),
+        ({"time": ("yesterday", "1851")}, "'yesterday' is no date"),
+        ({"select": {"number": 1}}, "names no dimension: 'number'"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, change, said):
+    dataset().to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(BadInput, match=said):
+        GriddedFile(tmp_path / "x.nc", **{"variables": ["temperature"], **change})
+
+
+def test_times_that_do_not_increase_are_refused(tmp_path):
+    d = dataset()
+    d["time"] = d.time.copy(data=d.time.values[[0, 1, 3, 2, *range(4, 24)]])
+    d.to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(BadInput, match="do not increase at frame 3"):
+        GriddedFile(tmp_path / "x.nc", ["temperature"])
+
+
+def test_an_ensemble_asks_which_member(tmp_path):
+    d = dataset()[["2m_temperature"]]
+    xr.concat([d, d + 1], "number").assign_coords(number=[3, 4]).to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(BadInput, match=r"dimension 'number'.*select"):
+        GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"], select={"number": 4})
+    np.testing.assert_allclose(f.read(0, 24)[:, 0], d["2m_temperature"].values + 1, rtol=1e-6)
+
+
+def fields(**kw):
+    base = {"frames": [0, 24], "phase": "none"} | kw
+    return Import(
+        source={"path": "x.nc"}, variables={"2m_temperature": {}}, statistics=base
+    ).statistics
+
+
+def test_statistics_are_those_of_numpy(tmp_path):
+    dataset().to_netcdf(tmp_path / "x.nc")
+    f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    x = f.read(0, 24).astype(float)
+    s = climatology(f, fields(frames=[4, 20]), World(), 5, None)
+    np.testing.assert_allclose(s.mean[0], x[4:20].mean(0), rtol=1e-5)
+    var = x[4:20].var(0, ddof=1) * 17 / 16  # of a frame that is not in the mean
+    np.testing.assert_allclose(s.std[0], np.sqrt(var), rtol=1e-5)
+
+    monthly = climatology(f, fields(phase="month"), World(), 5, None)
+    months = monthly.phases
+    assert sorted(set(months)) == list(range(12)) and (monthly.count == 2).all()
+    np.testing.assert_allclose(monthly.mean[3], x[months == 3].mean(0), rtol=1e-5)
+
+
+def test_smoothing_keeps_the_mean_variance_of_a_periodic_row(tmp_path):
+    dataset().to_netcdf(tmp_path / "x.nc")
+    f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    raw = climatology(f, fields(phase="month"), World(), 24, None)
+    smooth = climatology(
+        f, fields(phase="month", smooth={"phases": 1.0, "degrees": 60}), World(), 24, None
+    )
+    mean = [np.square(s.std.astype(float)).mean((0, 1, 3))[2] for s in (raw, smooth)]
+    assert smooth.std.std() < raw.std.std() / 2
+    # Only the exchange between latitudes may change the equator's mean.
+    assert mean[1] == pytest.approx(np.square(raw.std.astype(float)).mean(), rel=0.2)
+
+
+def test_a_channel_that_never_varies_is_refused(tmp_path):
+    d = dataset()
+    d["2m_temperature"][:] = 5.0
+    d.to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(BadInput, match="'2m_temperature' never varies"):
+        climatology(
+            GriddedFile(tmp_path / "x.nc", ["2m_temperature"]), fields(), World(), 24, None
+        )
+
+
+def test_land_is_masked_and_a_gap_in_the_sea_is_not(tmp_path):
+    import json
+
+    from hpcinv.io.store import TrajectoryStore
+
+    d = dataset()
+    d["2m_temperature"][:, 1, 2] = np.nan  # land
+    d.to_netcdf(tmp_path / "x.nc")
+    job = tmp_path / "sea" / "1_import.yaml"
+    job.parent.mkdir()
+    job.write_text(
+        "kind: import\nsource: {path: ../x.nc}\nmissing: mask\n"
+        "variables: {2m_temperature: {}}\nstatistics: {frames: [0, 24], phase: none}\n"
+    )
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "hpcinv", "run", str(job), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    s = TrajectoryStore.open(tmp_path / "runs" / "sea" / "import" / "store")
+    assert not s.mask[1, 2] and s.mask.sum() == 39
+    assert np.isfinite(s.standardised(0, 24)).all() and s.weights()[1, 2] == 0
+
+    d["2m_temperature"][5, 3, 3] = np.nan
+    d.to_netcdf(tmp_path / "x.nc")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    told = json.loads((tmp_path / "runs" / "sea" / "import" / "failure.json").read_text())
+    assert "variable '2m_temperature' has 1 missing" in told["error"]
+    assert "(frame 5)" in told["error"]
+
+
+@samples
+def test_a_real_era5_state():
+    path = Path(SAMPLES) / "atmosphere" / "era5_tl31_19590102T00.nc"
+    f = GriddedFile(path, ["temperature", "u_component_of_wind"], levels=[500])
+    assert len(f.time) == 1 and f.coords["lat"].shape == (32,)
+    x = f.read(0, 1)[0]
+    assert x.shape == (2, 32, 64)
+    assert 240 < x[0].mean() < 262  # 500 hPa
+
+
+@samples
+def test_a_real_era5_grib():
+    pytest.importorskip("cfgrib")
+    path = Path(SAMPLES) / "atmosphere" / "era5-levels-members.grib"
+    f = GriddedFile(path, ["t"], levels=[500], select={"number": 3}, engine="cfgrib")
+    assert len(f.time) == 4 and 240 < f.read(0, 4).mean() < 262
