@@ -224,9 +224,8 @@ class Average:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         r"""Moves the average towards the present weights; no communication."""
-        torch._foreach_lerp_(
-            self.shards, [m.detach().float() for m in masters(self.engine)], 1 - decay
-        )
+        for shard, present in zip(self.shards, masters(self.engine), strict=True):
+            shard.lerp_(present.detach().float(), 1 - decay)
 
     @contextmanager
     def _in_place(self) -> Iterator[list[Tensor]]:
