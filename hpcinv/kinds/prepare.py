@@ -2,7 +2,7 @@ r"""Making a job's run folder, or deciding that nothing is to be done."""
 
 from __future__ import annotations
 
-__all__ = ["complete", "input_digests", "place", "prepare"]
+__all__ = ["changed", "complete", "input_digests", "input_folders", "place", "prepare"]
 
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,7 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
     if folder.exists and fresh:
         folder.set_aside()
     if folder.exists:
-        old = yaml.safe_load((folder.path / "job.yaml").read_text())
-        new = yaml.safe_load(text)
-        changes = difference(old, new)
+        changes = changed(folder, text)
         state = folder.manifest()["state"]
         if changes and state == "prepared":
             folder.set_aside()
@@ -93,6 +91,12 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
             return folder
     folder.prepare(text, study.jobs[name].kind)
     return folder
+
+
+def changed(folder: RunFolder, text: str) -> list[str]:
+    r"""How the fields of a run folder differ from those of a resolved job file."""
+    old = yaml.safe_load((folder.path / "job.yaml").read_text())
+    return difference(old, yaml.safe_load(text))
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:

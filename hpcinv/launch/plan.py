@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..io.atomic import write_bytes
-from ..kinds.prepare import complete, input_digests, input_folders, place
+from ..kinds.prepare import changed, complete, input_digests, input_folders, place
 from ..kinds.study import Study
 from ..runs.progress import clock
 from .profile import Profile
@@ -21,6 +21,8 @@ def state(study: Study, runs: Path, name: str) -> str:
     folder = place(study, runs, name)
     if not folder.exists:
         return "to run"
+    if changed(folder, study.resolved(name)) and folder.manifest()["state"] != "prepared":
+        return "other fields there: --fresh"
     try:
         if complete(folder, input_digests(input_folders(study, runs, name), study.jobs[name])):
             return "complete"
@@ -50,6 +52,7 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
     ):
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     hours = gpu_hours = 0.0
+    moving: set[str] = set()  # jobs whose results will be new
     for name in study.order():
         if name not in study.wanted:
             continue
@@ -58,6 +61,11 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
         cpus = (r.cpus_per_task or profile.cpus_per_task) * r.tasks
         hours += cpus * r.time / 3600
         gpu_hours += r.gpus_per_task * r.tasks * r.time / 3600
+        now = state(study, runs, name)
+        if now == "complete" and moving & set(study.parents(name)):
+            now = "to run (inputs change)"
+        if now != "complete":
+            moving.add(name)
         what = "; ".join(f"{k} {v}" for k, v in job.figures(study, name).items())
         table.add_row(
             name,
@@ -69,7 +77,7 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
             str(r.gpus_per_task * r.tasks or ""),
             f"{r.mem_per_task * r.tasks / 1e9:g} GB",
             clock(r.time),
-            state(study, runs, name),
+            now,
             what,
         )
     table.caption = (
