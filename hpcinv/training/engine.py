@@ -44,8 +44,9 @@ def _import_deepspeed() -> Any:
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
         if not torch.cuda.is_available():
-            # Otherwise a shared-memory collective is compiled by g++ at every first start.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            # An empty table of compiled operators. Reading the real one makes it, by calling
+            # compiler and linker, and finds a shared-memory collective to compile at each start.
+            deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
 
 
