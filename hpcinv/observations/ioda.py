@@ -167,7 +167,7 @@ def _locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
 def _seconds(table: ObservationTable, rows: np.ndarray) -> np.ndarray:
     import cftime
 
-    dates = cftime.num2date(table.time[rows], table.time_units, table.calendar)
-    return np.rint(
-        cftime.date2num(dates, EPOCH.replace("T00:00:00Z", " 00:00:00"), table.calendar)
-    ).astype(np.int64)
+    times, inverse = np.unique(table.time[rows], return_inverse=True)
+    dates = cftime.num2date(times, table.time_units, table.calendar)
+    seconds = cftime.date2num(dates, EPOCH.replace("T00:00:00Z", " 00:00:00"), table.calendar)
+    return np.rint(seconds).astype(np.int64)[inverse]
