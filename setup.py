@@ -13,6 +13,7 @@ carried = [name for name in ("jobs", "slurm") if Path(name).is_dir()]
 setup(
     packages=[*find_packages(include=["hpcinv", "hpcinv.*"]), *(f"hpcinv.{n}" for n in carried)],
     package_dir={f"hpcinv.{name}": name for name in carried},
-    package_data={f"hpcinv.{name}": ["**/*"] for name in carried},
+    package_data={f"hpcinv.{name}": ["**/*"] for name in carried}
+    | {"hpcinv.evaluation": ["*.json", "*.jinja"]},
     include_package_data=False,
 )

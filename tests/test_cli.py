@@ -97,8 +97,8 @@ def test_more_windows_than_frames(study, tmp_path):
 def test_yaml_mistakes_name_their_line(study):
     from hpcinv.kinds.study import load
 
-    (study / "2_observe.yaml").write_text("kind: observe\ntruth: import\ntruth: import\n")
-    with pytest.raises(BadInput, match="'truth' stands twice") as e:
+    (study / "2_observe.yaml").write_text("kind: observe\ndata: import\ndata: import\n")
+    with pytest.raises(BadInput, match="'data' stands twice") as e:
         load(study)
     assert "lines 2 and 3" in str(e.value)
     (study / "2_observe.yaml").write_text("kind: observe\n  truth: [\n")

@@ -155,3 +155,40 @@ def test_the_analysis_is_physical_and_on_the_files_own_axes(study, tmp_path):
         np.testing.assert_array_equal(a.coords["lat"], f["lat"][:])
         assert a.time_units == "days since 2000-01-15"
         assert 275 < a.read(2).mean() < 285
+
+
+def test_a_job_that_runs_is_not_started_twice(study, tmp_path):
+    runs = tmp_path / "runs"
+    assert hpcinv("run", study / "1_import.yaml", "--runs", runs).returncode == 0
+    path = runs / "tiny" / "import" / "manifest.json"
+    m = json.loads(path.read_text())
+    sleeper = subprocess.Popen(["sleep", "60"])
+    m["state"] = m["attempts"][0]["state"] = "running"
+    m["attempts"][0]["pid"] = sleeper.pid
+    path.write_text(json.dumps(m))
+    done = hpcinv("run", study, "--runs", runs)
+    sleeper.kill()
+    assert done.returncode == 2
+    assert f"tiny/import runs already, in process {sleeper.pid}" in done.stderr
+
+
+def test_a_pushed_aside_attempt_commits_nothing(tmp_path):
+    from hpcinv.io.write_store import StoreWriter
+    from hpcinv.runs.folder import Fenced, RunFolder
+
+    folder = RunFolder(tmp_path / "s" / "j")
+    folder.prepare("kind: import\n", "import")
+    first = folder.start(1, {})
+    writer = StoreWriter(
+        folder.path / "store", channels=["t"], units=["K"], coords={"x": np.arange(2.0)},
+        time=np.zeros(1), time_units="1", fence=lambda: folder.fence(first),
+    )  # fmt: skip
+    writer.write(0, np.zeros((1, 1, 2), "f4"))
+    successor = RunFolder(folder.path)
+    assert successor.start(1, {}) == 2
+    with pytest.raises(Fenced, match="attempt 2 of s/j has started"):
+        writer.close()
+    assert not (folder.path / "store").exists()
+    with pytest.raises(Fenced):
+        folder.end("complete")
+    assert folder.manifest()["state"] == "running"

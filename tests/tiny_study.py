@@ -17,9 +17,9 @@ statistics: {frames: [0, 24], phase: month}
 """,
     "2_observe.yaml": """\
 kind: observe
-truth: import
+data: import
 frames: [24, 36]
-observing: {points: 5, error: 0.1}
+observing: {network: random_points, points: 5, error: 0.1}
 """,
     "3_oi.yaml": """\
 kind: assimilate

@@ -12,7 +12,8 @@ __all__ = ["StoreWriter"]
 
 import os
 import shutil
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class StoreWriter:
         segments: Runs of consecutive frames; by default everything is one run.
         context: Per frame features for the denoiser where time does not say them.
         attributes: Provenance, JSON-like.
+        fence: Called by rank 0 just before the store gets its name; raises if this attempt may
+            not commit any more.
 
     Raises:
         BadInput: For shapes that do not fit each other.
@@ -62,7 +65,9 @@ class StoreWriter:
         context: np.ndarray | None = None,
         attributes: dict[str, Any] | None = None,
         world: World | None = None,
+        fence: Callable[[], None] | None = None,
     ) -> None:
+        self.fence = fence
         self.folder, self.world = Path(folder), world or World()
         self.time = np.asarray(time, np.float64)
         self.length, C = len(self.time), len(channels)
@@ -96,11 +101,15 @@ class StoreWriter:
         }
         self.digests: dict[int, str] = {}
         self.statistics: Statistics | None = None
-        self.scratch = self.folder.with_name(f".{self.folder.name}.partial")
+        # A name of this attempt's own: one thought dead may still be writing into its.
+        token = self.world.broadcast(uuid.uuid4().hex[:8])
+        self.scratch = self.folder.with_name(f".{self.folder.name}.{token}.partial")
         self.shape = (C, *self.grid)
         if self.world.rank == 0:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            self.scratch.mkdir(parents=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in self.folder.parent.glob(f".{self.folder.name}.*.partial"):
+                shutil.rmtree(stale, ignore_errors=True)
+            self.scratch.mkdir()
         self.world.barrier("create store")
         self._create()
 
@@ -208,6 +217,8 @@ class StoreWriter:
         if self.statistics is not None:
             self.statistics.save(self.scratch / "statistics.h5")
         write_json(self.scratch / "index.json", self.index)
+        if self.fence is not None:
+            self.fence()
         old = self.folder.with_name(f".{self.folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():

@@ -12,20 +12,10 @@ from pydantic import Field, model_validator
 from ..assimilation.baselines_config import OI
 from ..assimilation.config import GuidanceConfig, SamplerConfig
 from ..errors import BadInput
-from .base import Context, Fields, Job, Ref
+from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
     from .study import Study
-
-
-class OIFields(Fields):
-    r"""Fields of `method: oi`; see `OI`."""
-
-    covariance: Literal["localised", "eof"] = "localised"
-    eofs: int = Field(50, ge=1)
-    length_km: float = Field(2000.0, gt=0)
-    taper: Literal["gaussian", "gaspari_cohn"] = "gaussian"
-    lags: int = Field(2, ge=0)
 
 
 class Assimilate(Job):
@@ -59,7 +49,7 @@ class Assimilate(Job):
     rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
     # the baselines
     training: tuple[int, int] | None = Field(None, description="frames a baseline learns from")
-    oi: OIFields = OIFields()
+    oi: OI = Field(OI(), description="method: oi")
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "analysis"
@@ -247,7 +237,7 @@ class Assimilate(Job):
         config = {
             "climatology": Climatology,
             "persistence": Persistence,
-            "oi": lambda: OI(**self.oi.model_dump()),
+            "oi": lambda: self.oi,
         }[self.method]()
         problem = Problem(
             store=store,

@@ -87,6 +87,7 @@ class Encode(Job):
             **pieces.clock(),
             attributes={"latent_of": store.digest, "channels": store.channels},
             world=ctx.world,
+            fence=ctx.fence,
         )
 
     def figures(self, study: Study, name: str) -> dict[str, str]:

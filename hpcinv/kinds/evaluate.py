@@ -62,7 +62,7 @@ class Evaluate(Job):
                     seed=self.seed,
                     world=ctx.world,
                     progress=ctx.progress,
-                ).reduce(ctx.world)
+                )
         scale = None
         if store.statistics is not None:
             s = np.square(store.statistics.std, dtype=np.float64).mean(0)

@@ -199,6 +199,7 @@ class Import(Job):
             mask=mask,
             attributes={"source": file.path.name},
             world=ctx.world,
+            fence=ctx.fence,
         )
         ctx.progress.begin("importing frames")
         for t in range(lo, hi, step):

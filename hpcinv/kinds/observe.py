@@ -1,16 +1,16 @@
-r"""`kind: observe`: draws observations of a known trajectory once, so that every method sees the
-same."""
+r"""`kind: observe`: draws or reads observations once, so that every method sees the same."""
 
 from __future__ import annotations
 
 __all__ = ["Observe"]
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ..errors import BadInput, nearest
-from ..observations.config import RandomPoints
+from ..observations.config import PointTable, RandomPoints
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 
 class Observe(Job):
-    r"""An observing-system simulation: the table of what a network sees of a truth."""
+    r"""The table of observations: what a network sees of a known truth, or what a file holds.
+
+    `data` is the trajectory that is observed. An OSSE draws from its frames; a file's rows are only
+    mapped to its grid and its times.
+    """
 
     kind: Literal["observe"] = "observe"
-    truth: Annotated[str, Ref("store")]
+    data: Annotated[str, Ref("store")]
     frames: tuple[int, int] = Field(description="half-open range of the frames analysed")
-    observing: RandomPoints = Field(description="the network, what it sees, and how well")
+    observing: Annotated[RandomPoints | PointTable, Field(discriminator="network")]
 
     thing: ClassVar[str] = "observations"
 
@@ -33,10 +37,17 @@ class Observe(Job):
             raise BadInput(
                 "'frames' is empty", where.where(("frames",)), "Write [first, last + 1]."
             )
-        truth = study.jobs.get(self.truth)
-        known = list(truth.variables) if truth is not None and truth.kind == "import" else []
-        if known and truth.levels is None and self.observing.channels:
-            for c in self.observing.channels:
+        o = self.observing
+        if o.network == "table":
+            path = Path(o.path).expanduser()
+            o.path = str(path if path.is_absolute() else (study.folder / path).resolve())
+            if not Path(o.path).exists():
+                raise BadInput(f"no such file: {o.path}", where.where(("observing", "path")))
+            return
+        data = study.jobs.get(self.data)
+        known = list(data.variables) if data is not None and data.kind == "import" else []
+        if known and data.levels is None and o.channels:
+            for c in o.channels:
                 if not any(c == v or c.startswith(f"{v}_") for v in known):
                     raise BadInput(
                         f"unknown variable '{c}'",
@@ -44,24 +55,29 @@ class Observe(Job):
                         nearest(c, known),
                     )
 
+    def external(self) -> dict[str, tuple[Path, str]]:
+        o = self.observing
+        return {"table": (Path(o.path), "quick")} if o.network == "table" else {}
+
     def run(self, ctx: Context) -> dict[str, str]:
         from ..observations.networks import random_points
+        from ..observations.read import read_points
 
-        store = ctx.store(self.truth)
-        o = self.observing
-        table = random_points(
-            store,
-            start=self.frames[0],
-            stop=self.frames[1],
-            points=o.points,
-            channels=o.channels,
-            error=o.error,
-            every=o.every,
-            seed=self.seed,
-        )
+        store = ctx.store(self.data)
+        draw = self.observing.network == "random_points"
+        fields = self.observing.model_dump(exclude={"network"})
+        start, stop = self.frames
+        if draw:
+            table = random_points(store, start=start, stop=stop, seed=self.seed, **fields)
+        else:
+            path = fields.pop("path")
+            table, left_out = read_points(path, store, start=start, stop=stop, **fields)
+            for why, count in left_out.items():
+                ctx.say(f"{count} rows left out: {why}")
         digest = table.save(ctx.folder / "observations.nc")
-        ctx.say(f"{len(table)} observations of {self.frames[1] - self.frames[0]} frames")
+        ctx.say(f"{len(table)} observations of {stop - start} frames")
         return {"observations": digest}
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
-        return {"points": f"{self.observing.points} a frame"}
+        o = self.observing
+        return {"file": o.path} if o.network == "table" else {"points": f"{o.points} a frame"}

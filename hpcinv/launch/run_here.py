@@ -12,6 +12,7 @@ from ..kinds.prepare import complete, input_digests, input_folders, place, prepa
 from ..kinds.study import Study
 from .local import start, threads_per_rank
 from .show import Screen
+from .status import busy
 
 
 def ranks_of(study: Study, name: str, ranks: int | None) -> int:
@@ -39,6 +40,13 @@ def run_here(study: Study, runs: Path, ranks: int | None, fresh: bool) -> int:
     names = [n for n in study.order() if n in study.wanted]
     for name in names:
         study.jobs[name].fetch()
+    for name in names:
+        if who := busy(place(study, runs, name)):
+            raise BadInput(
+                f"{study.name}/{name} {who}",
+                place(study, runs, name).path,
+                "Wait for it, end it, or give --runs DIR.",
+            )
     for name in names:
         prepare(study, runs, name, fresh)
     screen = Screen()

@@ -2,7 +2,7 @@ r"""The state of every job of a runs folder, from its manifest, its progress and
 
 from __future__ import annotations
 
-__all__ = ["JobStatus", "collect", "settle"]
+__all__ = ["JobStatus", "busy", "collect", "settle"]
 
 import os
 import platform
@@ -66,6 +66,21 @@ def collect(runs: Path, only: str | None = None) -> list[JobStatus]:
     }
     by_name = {f.name: first[f.path] for f in folders}
     return sorted(rows, key=lambda r: (r.name.split("/")[0], by_name[r.name], r.name))
+
+
+def busy(folder: RunFolder) -> str | None:
+    r"""Who is at work on a job, or None: a second start would push the first aside."""
+    m = folder.manifest() | folder.submission()
+    if m["state"] not in ("queued", "running", "stopped"):
+        return None
+    queued = queue([m["slurm_job"]]) if m.get("slurm_job") else {}
+    state, _ = settle(m, queued, {})
+    if m.get("slurm_job") in queued and state in ("queued", "starting", "running"):
+        return f"is in the queue as job {m['slurm_job']} ({state})"
+    last = (m["attempts"] or [{}])[-1]
+    if state == "running" and "slurm" not in last and last.get("host") == platform.node():
+        return f"runs already, in process {last['pid']}"
+    return None
 
 
 def settle(m: dict[str, Any], queued: dict, ended: dict[str, str]) -> tuple[str, str]:

@@ -1,0 +1,39 @@
+"""`observe` reads a file of a person's own as well as it draws."""
+
+import json
+import subprocess
+import sys
+
+from tiny_study import make
+
+from hpcinv.observations.table import ObservationTable
+
+ROWS = """variable,value,units,error,time,lat,lon,station
+t,7.0,degC,0.5,2002-02-14T00:00,44.0,-89.0,here
+t,281.0,K,0.5,2002-03-16T12:00,-74.0,181.0,there
+t,281.0,K,0.5,1950-03-16T12:00,-74.0,181.0,old
+"""
+
+
+def test_a_csv_becomes_the_table(tmp_path):
+    study = make(tmp_path / "tiny")
+    (study / "own.csv").write_text(ROWS)
+    (study / "2_observe.yaml").write_text(
+        "kind: observe\ndata: import\nframes: [24, 36]\n"
+        "observing: {network: table, path: own.csv}\n"
+    )
+    command = [sys.executable, "-m", "hpcinv", "run", str(study), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "tiny" / "observe"
+    log = (folder / "logs" / "attempt-1.log").read_text()
+    assert "1 rows left out: too far in time from any frame" in log
+    t = ObservationTable.load(folder / "observations.nc")
+    # 7 degC is 280.15 K; February 2002 is frame 25 of the store; 44 N 89 W is nearest 45 N 270 E.
+    assert t.frame.tolist() == [1, 2] and abs(t.value[0] - 280.15) < 1e-9
+    assert t.point.tolist() == [4 * 8 + 6, 0 * 8 + 4]
+    before = json.loads((folder / "manifest.json").read_text())["inputs"]["table"]
+    (study / "own.csv").write_text(ROWS.replace("7.0", "8.0"))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("its inputs have changed") == 3
+    assert json.loads((folder / "manifest.json").read_text())["inputs"]["table"] != before
