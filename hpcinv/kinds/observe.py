@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Observe(Job):
     r"""The table of observations: what a network sees of a known truth, or what a file holds.
 
-    `data` is the trajectory that is observed. An OSSE draws from its frames; a file's rows are only
-    mapped to its grid and its times.
+    `data` is the trajectory that is observed. An OSSE draws from its frames; a file's rows are
+    only mapped to its grid and its times.
     """
 
     kind: Literal["observe"] = "observe"

@@ -1,0 +1,38 @@
+"""Imports point downwards: a room may use those below it, never those above."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "hpcinv"
+ROOMS = [
+    "cli", "launch", "kinds", "training", "assimilation", "evaluation", "observations", "models",
+    "diffusion", "runs", "io", "parallel", "shipped", "errors",
+]  # fmt: skip
+
+
+def imports(path):
+    """Rooms that a file imports, wherever in it."""
+    here = ["hpcinv", *path.relative_to(PACKAGE).with_suffix("").parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [a.name.split(".") for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else []
+            module = base + (node.module.split(".") if node.module else [])
+            names = [[*module, a.name] for a in node.names]
+        else:
+            continue
+        yield from (n[1] for n in names if n[0] == "hpcinv" and len(n) > 1 and n[1] in ROOMS)
+
+
+def test_rooms_are_known_and_imports_point_down():
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue
+        assert room in ROOMS, f"a new room, '{room}': where does it stand?"
+        for other in imports(path):
+            if ROOMS.index(other) < ROOMS.index(room):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert not wrong, wrong
