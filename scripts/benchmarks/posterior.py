@@ -87,11 +87,11 @@ class Chain:
         return likelihood, self.K @ y
 
 
-def measure(chain: Chain, draws: int, members: int, **settings) -> dict:
+def measure(chain: Chain, draws: range, members: int, **settings) -> dict:
     r"""Errors over observation draws."""
 
     bias, spread, events, began = [], [], 0, time.perf_counter()
-    for draw in range(draws):
+    for draw in draws:
         likelihood, mean = chain.observe(draw)
         result = assimilation.sample(
             shape=(VARIABLES,), length=chain.length, members=range(members),
@@ -107,14 +107,14 @@ def measure(chain: Chain, draws: int, members: int, **settings) -> dict:
     d = result.diagnostics
 
     return {
-        "mean": math.copysign(abs(sum(bias) / draws) ** 0.5, sum(bias)),
-        "spread": sum(spread) / draws,
+        "mean": math.copysign(abs(sum(bias) / len(draws)) ** 0.5, sum(bias)),
+        "spread": sum(spread) / len(draws),
         "calls": d["calls"],
         "per_frame": d["evaluations_per_frame"],
         "products": d["network_products"],
         "residual": d["worst_residual"],
         "events": events,
-        "seconds": (time.perf_counter() - began) / draws,
+        "seconds": (time.perf_counter() - began) / len(draws),
     }
 
 
@@ -273,7 +273,7 @@ def double_well(args) -> None:
                 if not all(chosen):
                     continue
                 rows, events, began = [], 0, time.perf_counter()
-                for draw in range(args.draws):
+                for draw in range(args.first, args.first + args.draws):
                     x = well.truth(length, draw)
                     e = noise.normal((length,), seed=draw, purpose="error", dtype=torch.float64)
                     y = {f: float(h(x[f]) + sigma * e[f]) for f in frames}
@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=49)
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="the first observation draw")
     parser.add_argument("--iterations", type=int, default=26)
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--solver", default="cg")
@@ -324,6 +325,7 @@ def main() -> None:
     if args.oracle == "well":
         return double_well(args)
     chain = Chain(args.length)
+    draws = range(args.first, args.first + args.draws)
     solver = {"solver": args.solver, "iterations": args.iterations, "tolerance": args.tolerance}
     print(f"{'setting':34s} {'sampler':10s}  mean  spread  calls /frame   s/draw residual events")
     for name, setting in settings(chain, solver).items():
@@ -333,7 +335,7 @@ def main() -> None:
             if not any(part in label for part in args.sampler.split(";")):
                 continue
             sampler = sampler | {"delta": args.delta}
-            r = measure(chain, args.draws, args.members, sampler=sampler, **setting)
+            r = measure(chain, draws, args.members, sampler=sampler, **setting)
             print(
                 f"{name:34s} {label:10s} {r['mean']:5.2f} {r['spread']:6.3f} {r['calls']:6d} "
                 f"{r['per_frame']:6.0f} {r['seconds']:8.1f} {r['residual']:8.1e} {r['events']:5d}",
