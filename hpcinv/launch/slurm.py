@@ -103,29 +103,22 @@ def queue(ids: list[str]) -> dict[str, Queued]:
     r"""What squeue says of some jobs, in one call; jobs it no longer knows are left out."""
     if not ids or not shutil.which("squeue"):
         return {}
-    done = subprocess.run(
-        ["squeue", "-h", "-o", "%A|%T|%r|%N|%S", "-t", "all", "-j", ",".join(ids)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = {}
-    for row in done.stdout.splitlines():
-        parts = row.split("|")
-        if len(parts) == 5:
-            found[parts[0]] = Queued(*parts[1:])
-    return found
+    rows = _rows(["squeue", "-h", "-o", "%A|%T|%r|%N|%S", "-t", "all", "-j", ",".join(ids)])
+    return {r[0]: Queued(*r[1:]) for r in rows if len(r) == 5}
 
 
 def account(ids: list[str]) -> dict[str, str]:
     r"""Final states from sacct, where there is accounting."""
     if not ids or not shutil.which("sacct"):
         return {}
-    done = subprocess.run(
-        ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    rows = [r.split("|") for r in done.stdout.splitlines() if "|" in r]
-    return {r[0]: r[1].split()[0] for r in rows}
+    rows = _rows(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)])
+    return {r[0]: r[1].split()[0] for r in rows if len(r) == 2 and r[1].strip()}
+
+
+def _rows(command: list[str]) -> list[list[str]]:
+    r"""The rows a Slurm command prints, cut at `|`; none where Slurm does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return []
+    return [line.split("|") for line in done.stdout.splitlines()]
