@@ -31,17 +31,17 @@ class Checkpoint:
     Arguments:
         folder: The folder of tags.
         every: Steps between two checkpoints; 0: no such rule.
-        minutes: Minutes after which the next step saves; 0: no such rule. Without either rule a
-            run saves only when asked to stop.
         attempt: The number of this start of the job.
         keep: Whole tags kept.
+        minutes: Minutes after which the next step saves; 0: no such rule. Without either rule a
+            run saves only when asked to stop.
     """
 
     folder: str | os.PathLike
     every: int = 0
-    minutes: float = 0.0
     attempt: int = 0
     keep: int = 2
+    minutes: float = 0.0
 
 
 @dataclass

@@ -2,6 +2,7 @@ r"""Posterior trajectories: `sample` puts the parts together and runs the steps.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -120,10 +121,11 @@ def sample(
         compose, coarse, guidance, sampler, markov, seed, first, purpose, world or World(), slabs,
         reproducible, batch, rows, group, dtype, checkpoint,
     )  # fmt: skip
-    try:
-        return run(progress, stop)
-    finally:
-        run.close()
+    result = run(progress, stop)
+    # Only at a good end: freeing is a collective, and a rank that failed must not wait for others.
+    run.close()
+
+    return result
 
 
 class _Run:
@@ -204,7 +206,8 @@ class _Run:
             "window": window, "overlap": overlap, "compose": rule, "members": sorted(members),
             "guidance": guided.model_dump(), "sampler": self.config.model_dump(),
             "reproducible": reproducible, "dtype": str(dtype),
-            "observations": sum(likelihood.sizes(range(length))) if likelihood else 0,
+            "coarse": None if coarse is None else [coarse.step, coarse.window, coarse.overlap],
+            "observations": _fingerprint(likelihood, observed),
         }  # fmt: skip
 
     def close(self) -> None:
@@ -333,3 +336,12 @@ class _Run:
             "sigma": [level.sigma for level in self.levels],
             "seconds": time.perf_counter() - began,
         }
+
+
+def _fingerprint(likelihood: Likelihood | None, observed: Sequence[int]) -> str | None:
+    r"""A digest of the observed values, where they are the same for all members."""
+
+    if not observed or hasattr(likelihood, "for_members"):
+        return None
+    y = likelihood.y(list(observed)).detach().cpu().contiguous().numpy()
+    return hashlib.blake2b(y.tobytes(), digest_size=16).hexdigest()
