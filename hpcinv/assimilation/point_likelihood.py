@@ -145,7 +145,7 @@ class PointLikelihood:
             context = rows.expand(len(x), -1, -1).flatten(0, 1)
 
         if self._sparse:
-            plan, place, channel = self._plan(tuple(frames))
+            plan, place, channel = self._plan(tuple(frames), x.device)
             return self._decoder.decode_points(x, plan, context)[:, place, channel]
         if self._decoder is None:
             if tuple(x.shape[2:]) != self.shape:
@@ -165,7 +165,7 @@ class PointLikelihood:
         index = torch.cat([self._where[f] + i * size for i, f in enumerate(frames)])
         return state.reshape(len(x), n * size).index_select(1, index.to(x.device))
 
-    def _plan(self, frames: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:
+    def _plan(self, frames: tuple[int, ...], device) -> tuple[Any, Tensor, Tensor]:
         r"""The decoder's plan of the frames' points, and each observation's place in it."""
 
         if frames not in self._plans:
@@ -180,7 +180,7 @@ class PointLikelihood:
                 channel.append(self._index[f][1])
                 at += len(points)
             slot, point, place, channel = (
-                torch.from_numpy(np.concatenate(v).astype(np.int64))
+                torch.from_numpy(np.concatenate(v).astype(np.int64)).to(device)
                 for v in (slot, point, place, channel)
             )
             self._plans[frames] = self._decoder.plan_points(slot, point), place, channel
