@@ -135,7 +135,7 @@ def whole(args) -> None:
             f"{rule}, {cov}: {args.members} members x {args.frames} frames, {args.steps} steps, "
             f"{args.iterations} iterations: {d['seconds']:.1f} s, {d['network_pairs']} windows, "
             f"{d['network_products']} products, events {len(d['events'])}, "
-            f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+            f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB",
         )
 
 

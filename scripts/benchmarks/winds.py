@@ -1,11 +1,13 @@
-r"""How the settings of `jobs/winds` were chosen: by leaving out years of the training period.
+r"""`jobs/winds` on several seeds; and how its settings were chosen, by leaving out years.
 
-    python scripts/benchmarks/winds_recipe.py [--folds last,first] [--seeds 0,1] [key=value ...]
+    python scripts/benchmarks/winds.py [--folds withheld] [--seeds 0,1,2] [key=value ...]
 
-Runs the study on the first 108 months only: 84 of them to learn from, 24 to analyse. The last two
-years of the file, on which the study is judged, are never read. Further `job.key=value` arguments
-are passed on, so that a setting is compared with the study's own. Scores are printed as a table;
-a fold has its own difficulty, so they are to be read beside the localised interpolation's.
+`withheld` is the study itself: the last two years, read once the settings stand. Folds `last` and
+`first` choose them: the study on the first 108 months only, 84 of them to learn from, 24 to
+analyse. Further `job.key=value` arguments are passed on, so that a setting is compared with the
+study's own. Scores are printed as a table; a fold has its own difficulty, so they are to be read beside
+the localised interpolation's. Seconds are those of the whole study; memory is that of its largest
+job, all ranks together.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from pathlib import Path
 
 # name: (training frames, held frames for the decoder's error, analysed frames)
 FOLDS = {
+    "withheld": ((0, 108), (84, 108), (108, 132)),
     "last": ((0, 84), (60, 84), (84, 108)),
     "first": ((24, 108), (84, 108), (0, 24)),
 }
 FIGURES = ("rmse", "crps", "spread_skill", "rank_distance")
-SCORED = ("reanalysis", "oi-localised", "oi-eof", "climatology")
+SCORED = ("reanalysis", "oi-localised", "oi-eof", "persistence", "climatology")
 
 
 def overrides(fold: str, seed: int) -> list[str]:
@@ -40,13 +43,13 @@ def overrides(fold: str, seed: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folds", default="last,first")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--runs", type=Path, default=Path("runs-left-out"))
+    parser.add_argument("--folds", default="withheld")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-winds"))
     parser.add_argument("settings", nargs="*")
     given = parser.parse_args()
-    print("| fold | seed | method | RMSE | CRPS | spread/skill | rank TV | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| fold | seed | method | RMSE | CRPS | spread/skill | rank TV | seconds | GB |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for fold in given.folds.split(","):
         for seed in given.seeds.split(","):
             runs = given.runs / f"{fold}-{seed}"
@@ -56,10 +59,13 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds = time.monotonic() - began
             scores = json.loads((runs / "winds" / "evaluate" / "scores.json").read_text())
+            told = [json.loads(p.read_text()) for p in (runs / "winds").glob("*/manifest.json")]
+            memory = max(m["peak_memory"]["all"] for m in told) / 1e9
             for method in SCORED:
                 pooled = scores["methods"][method]["pooled"]
                 figures = [pooled[key]["value"] for key in FIGURES]
                 row = [fold, seed, method, *(f"{v:.3f}" for v in figures), f"{seconds:.0f}"]
+                row.append(f"{memory:.1f}")
                 print("| " + " | ".join(row) + " |", flush=True)
 
 
