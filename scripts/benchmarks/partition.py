@@ -136,6 +136,7 @@ def whole(args) -> None:
             f"{args.iterations} iterations: {d['seconds']:.1f} s, {d['network_pairs']} windows, "
             f"{d['network_products']} products, events {len(d['events'])}, "
             f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB",
+            flush=True,
         )
 
 
