@@ -5,9 +5,9 @@ r"""`jobs/winds` on several seeds; and how its settings were chosen, by leaving 
 `withheld` is the study itself: the last two years, read once the settings stand. Folds `last` and
 `first` choose them: the study on the first 108 months only, 84 of them to learn from, 24 to
 analyse. Further `job.key=value` arguments are passed on, so that a setting is compared with the
-study's own. Scores are printed as a table; a fold has its own difficulty, so they are to be read beside
-the localised interpolation's. Seconds are those of the whole study; memory is that of its largest
-job, all ranks together.
+study's own. A fold has its own difficulty: read its scores beside those of the localised
+interpolation. Seconds are those of the whole study; memory is that of its largest job, all ranks
+together.
 """
 
 from __future__ import annotations
