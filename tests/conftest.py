@@ -89,3 +89,19 @@ def cluster() -> dict[str, str]:
         for pair in line.removeprefix("export ").split()
     )
     return _environment(**exports)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """The torch world of this process.
+
+    One serves all tests: DeepSpeed keeps the first process groups it meets, and a second world fails.
+    """
+    import torch
+
+    from hpcinv.parallel import connect
+
+    torch.set_num_threads(1)
+    joined = connect("torch")
+    yield joined
+    joined.close()
