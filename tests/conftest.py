@@ -95,7 +95,8 @@ def cluster() -> dict[str, str]:
 def world():
     """The torch world of this process.
 
-    One serves all tests: DeepSpeed keeps the first process groups it meets, and a second world fails.
+    One serves all tests: DeepSpeed keeps the first process groups it meets, and fails on a
+    second world.
     """
     import torch
 
