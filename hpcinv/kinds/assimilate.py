@@ -44,6 +44,9 @@ class Assimilate(Job):
     guidance: GuidanceConfig = GuidanceConfig()
     sampler: SamplerConfig = SamplerConfig()
     reproducible: bool = Field(False, description="the same bits on any number of ranks")
+    group: int = Field(
+        1, ge=1, description="reproducible: members per network call; best a divisor of a rank's"
+    )
     checkpoint_every: int = Field(8, ge=0, description="sampler steps between checkpoints")
     batch: int = Field(16, ge=1, description="members a rank samples at once")
     rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
@@ -175,7 +178,7 @@ class Assimilate(Job):
                 table,
                 store.statistics,
                 frames,
-                decoder=None if decoder is None else decoder.decode,
+                decoder=decoder,
                 decoder_error=error,
                 context=with_context,
             )
@@ -195,6 +198,7 @@ class Assimilate(Job):
             seed=self.seed,
             world=ctx.world,
             reproducible=self.reproducible,
+            group=self.group,
             batch=self.batch,
             rows=self.rows,
             checkpoint=Checkpoint(ctx.folder / "checkpoints", self.checkpoint_every, ctx.attempt),
