@@ -99,7 +99,7 @@ def test_the_users_day(cluster, tmp_path):
             d.UWND.attrs["standard_name"] == "eastward_wind" and d.UWND.attrs["units"] == "m s-1"
         )
         assert float(d.lon[0]) == 20 and float(d.lon[-1]) == 377.5
-        assert str(d.time.values[0]).startswith("1991-01-16")
+        assert str(d.time.values[0]).startswith("1991-01-17")
         assert d.attrs["Conventions"] == "CF-1.11"
         assert abs(d.UWND.values).max() < 60
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from tiny_study import make
@@ -137,9 +136,8 @@ def test_ctrl_c_leaves_the_jobs(cluster, study, tmp_path):
     command = [sys.executable, "-m", "hpcinv", "submit", str(study), "--wait", "--runs", str(runs)]
     child = subprocess.Popen(command, env=cluster, stdout=subprocess.PIPE, text=True)
     for line in child.stdout:
-        if "tiny/evaluate is job" in line:
+        if line.startswith(("- import", "✓ import")):  # it watches now
             break
-    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=30)
     assert child.returncode == 0

@@ -13,7 +13,7 @@ from ..errors import BadInput
 from ..io.atomic import digest_external
 from ..runs.folder import RunFolder
 from .base import Job
-from .study import Study
+from .study import Study, load_resolved
 
 HOW = ("resources", "after")  # how a job runs, not what it computes
 
@@ -95,7 +95,11 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
 
 def changed(folder: RunFolder, text: str) -> list[str]:
     r"""How the fields of a run folder differ from those of a resolved job file."""
-    old = yaml.safe_load((folder.path / "job.yaml").read_text())
+    path = folder.path / "job.yaml"
+    try:  # fields that came with a newer version had their defaults before
+        old = load_resolved(path).model_dump(mode="json")
+    except BadInput:
+        old = yaml.safe_load(path.read_text())
     return difference(old, yaml.safe_load(text))
 
 
