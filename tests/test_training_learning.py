@@ -7,21 +7,12 @@ import torch
 from hpcinv.models import load
 from hpcinv.models.decoder_error import DecoderError
 from hpcinv.models.sphere import SmoothFields
-from hpcinv.parallel import connect
 from hpcinv.training import train
 from hpcinv.training.autoencoder import AutoencoderLearner
 from hpcinv.training.config import AutoencoderLoss, TrainConfig
 from hpcinv.training.diffusion import DiffusionLearner
 
 LAT, LON = np.linspace(-82.5, 82.5, 12), np.arange(0, 360, 15.0)
-
-
-@pytest.fixture(scope="module")
-def world():
-    torch.set_num_threads(1)
-    joined = connect("torch")
-    yield joined
-    joined.close()
 
 
 class _Smooth:

@@ -11,17 +11,8 @@ from training_toys import StopAfter, Windows, config, run, weights
 
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.models import load
-from hpcinv.parallel import connect
 from hpcinv.training.engine import Average
 from hpcinv.training.loop import Diverged
-
-
-@pytest.fixture(scope="module")
-def world():
-    torch.set_num_threads(1)
-    joined = connect("torch")
-    yield joined
-    joined.close()
 
 
 def _lines(folder):
