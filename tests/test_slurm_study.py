@@ -134,7 +134,11 @@ def test_ctrl_c_leaves_the_jobs(cluster, study, tmp_path):
 
     runs = tmp_path / "runs"
     command = [sys.executable, "-m", "hpcinv", "submit", str(study), "--wait", "--runs", str(runs)]
-    child = subprocess.Popen(command, env=cluster, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=cluster, stdout=subprocess.PIPE, text=True,
+        # A test run in the background ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     for line in child.stdout:
         if line.startswith(("- import", "✓ import")):  # it watches now
             break
