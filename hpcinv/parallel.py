@@ -13,6 +13,7 @@ import atexit
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -122,6 +123,11 @@ class World:
     def close(self) -> None:
         pass
 
+    def finish(self, code: int) -> int:
+        r"""Leaves the world at the end of a job whose work is saved; gives its exit code back."""
+        self.close()
+        return code
+
 
 class MPIWorld(World):
     r"""The ranks of an MPI communicator."""
@@ -221,6 +227,16 @@ class TorchWorld(World):
     def close(self) -> None:
         if self._dist.is_initialized():
             self._dist.destroy_process_group()
+
+    def finish(self, code: int) -> int:
+        if self.size == 1:
+            return super().finish(code)
+        # Taking gloo's threads down beside DeepSpeed's own groups aborts now and then ("terminate
+        # called without an active exception"): ranks whose work is saved leave together, at once.
+        self.barrier("finish")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _meet(launch: Launch, folder: Path | None, timeout: float):

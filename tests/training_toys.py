@@ -87,11 +87,12 @@ def main():
     if mode == "kill":
         kill_in_save(rank=1, tag="step-4-")
     stop = StopAfter(3) if mode == "stop" else None
+    code = 0
     try:
         run(folder, world, stop=stop, zero=zero)
     except Stopped:
-        sys.exit(75)
-    world.close()
+        code = 75
+    sys.exit(world.finish(code))
 
 
 if __name__ == "__main__":

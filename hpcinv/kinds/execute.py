@@ -50,7 +50,7 @@ def execute(path: Path, ranks: int | None = None) -> int:
     world: World | None = None
     try:
         world = connect(job.backend, rendezvous=folder.logs)
-        return _run(job, folder, world, stop, threads)
+        return world.finish(_run(job, folder, world, stop, threads))
     except Fenced as e:
         print(f"hpcinv: {e}", file=sys.stderr)
         return EXIT_FAILED
