@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from ..io.atomic import sync
 
 __all__ = ["Checkpoint", "Saved"]
 
@@ -51,14 +52,6 @@ class Saved:
     step: int
     tensors: list[Tensor]
     events: list[dict]
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -122,11 +115,11 @@ def save(
     if world.rank == 0:
         manifest = {"step": saved.step, "identity": identity, "ranks": entries}
         _write(tag / "manifest.json", json.dumps(manifest).encode())
-        _fsync(tag)
+        sync(tag)
         scratch = folder / f"latest.{os.getpid()}"
         _write(scratch, name.encode())
         os.replace(scratch, folder / "latest")
-        _fsync(folder)
+        sync(folder)
         _prune(folder, place.keep, name)
     world.barrier("checkpoint")
 

@@ -119,9 +119,3 @@ def cause(folder: Path, log: Path, code: int) -> str:
     tail = "\n".join(f"    {x}" for x in lines)
     how = f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
     return f"  {how}; the end of its log:\n{tail}\n  log: {log}"
-
-
-def rank_must_fit(ranks: int | None, size: int) -> None:
-    r"""Raises BadInput where `--ranks` disagrees with the world a launcher made."""
-    if ranks is not None and ranks != size:
-        raise BadInput(f"--ranks {ranks} disagrees with the {size} ranks that were started")
