@@ -5,6 +5,7 @@ from __future__ import annotations
 
 __all__ = ["Assimilate"]
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,8 @@ from pydantic import Field, model_validator
 from ..assimilation.baselines_config import OI
 from ..assimilation.config import GuidanceConfig, SamplerConfig
 from ..errors import BadInput
+from ..runs.folder import RunFolder
+from . import arrays
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -56,6 +59,10 @@ class Assimilate(Job):
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "analysis"
+    axes: ClassVar[tuple[str, ...]] = ("members",)
+
+    def axis(self, over: str) -> int:
+        return self.members
 
     @model_validator(mode="after")
     def _whole(self) -> Assimilate:
@@ -97,7 +104,7 @@ class Assimilate(Job):
                 )
 
     def run(self, ctx: Context) -> dict[str, str]:
-        from ..io.analysis import AnalysisWriter, join
+        from ..io.analysis import AnalysisWriter
 
         store = ctx.store(self.data)
         a, b = self.frames
@@ -109,7 +116,7 @@ class Assimilate(Job):
         members, pieces = draw(ctx, store, table)
         writer = AnalysisWriter(
             ctx.folder,
-            members=range(self.members),
+            members=ctx.block,
             own=members,
             world=ctx.world,
             fence=ctx.fence,
@@ -128,11 +135,25 @@ class Assimilate(Job):
         for member, start, block in pieces:
             writer.write(member, start, block)
         written = writer.close()
-        if ctx.world.rank == 0:
-            join(ctx.folder, range(self.members))
-        ctx.world.barrier("join")
-        ctx.say(f"{self.members} members of {b - a} frames")
+        ctx.say(f"{len(ctx.block)} members of {b - a} frames")
         return {"analysis": written["digest"]}
+
+    def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        from ..io.analysis import join
+        from ..io.atomic import roll
+
+        blocks = [arrays.block(self.members, len(parts), k) for k in range(len(parts))]
+        where = {
+            m: (part / "members" / f"{m}.nc").relative_to(ctx.folder)
+            for part, members in zip(parts, blocks, strict=True)
+            for m in members
+        }
+        joined = join(ctx.folder, where)
+        for part, members in zip(parts, blocks, strict=True):
+            told = RunFolder(part).manifest()["outputs"]["analysis"]
+            if roll(joined["members"][m] for m in members) != told:
+                raise BadInput("its members are not those its manifest tells of", part)
+        return {"analysis": joined["digest"]}
 
     def _table(self, ctx: Context, store: Any):
         r"""The observations, checked against the trajectory."""
@@ -189,7 +210,7 @@ class Assimilate(Job):
             length=len(frames),
             window=self.window,
             overlap=self.overlap,
-            members=range(self.members),
+            members=ctx.block,
             likelihood=likelihood,
             context=told,
             compose=self.compose,
@@ -249,7 +270,7 @@ class Assimilate(Job):
             training=self.training,
             analysed=self.frames,
             table=table,
-            members=range(self.members),
+            members=ctx.block,
             seed=self.seed,
         )
         lo, hi = ctx.world.share(0, problem.length)

@@ -6,13 +6,23 @@ kind import nothing heavy, so that reading, planning and submitting a study neve
 
 from __future__ import annotations
 
-__all__ = ["Context", "Duration", "Fields", "Job", "Ref", "Resources", "Size", "references"]
+__all__ = [
+    "Array",
+    "Context",
+    "Duration",
+    "Fields",
+    "Job",
+    "Ref",
+    "Resources",
+    "Size",
+    "references",
+]
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -77,8 +87,21 @@ class Ref:
     thing: str
 
 
+class Array(Fields):
+    r"""A job cut into tasks, each with a contiguous block of one axis; ids stay global."""
+
+    over: Literal["members", "dates", "shards", "observations"]
+    tasks: int = Field(ge=1, description="blocks the axis is cut into, of sizes that differ by 1")
+    throttle: int | None = Field(None, ge=1, description="most tasks at once")
+    pack: int = Field(1, ge=1, description="short tasks that share one Slurm job, in sequence")
+
+
 class Resources(Fields):
-    r"""What a job asks of the cluster. Locally only the number of ranks counts."""
+    r"""What a job asks of the cluster. Locally only the ranks and the array count.
+
+    Of an array they are those of one task; the time limit is that of one Slurm job, so of `pack`
+    tasks together.
+    """
 
     nodes: int = Field(1, ge=1)
     tasks_per_node: int = Field(1, ge=1, description="ranks on each node")
@@ -86,6 +109,7 @@ class Resources(Fields):
     gpus_per_task: int = Field(0, ge=0)
     time: Duration = Field("1h", description="time limit, e.g. 30m or 2h")
     mem_per_task: Size = Field("2GB", description="memory of one rank, e.g. 60GB")
+    array: Array | None = None
 
     @property
     def tasks(self) -> int:
@@ -97,10 +121,13 @@ class Context:
     r"""What a running job is given.
 
     Attributes:
-        folder: The run folder; outputs go here.
+        folder: Where outputs go: the run folder, or `tasks/<k>` of it for a task of an array.
         world: The ranks.
         inputs: Folder of every reference, by the name the job file gives it.
         threads: Intra-op threads of a rank.
+        task: Which task of an array this is; None where the job is whole, and in the join.
+        over: The axis that is cut, or would be (the first of the kind's); None if it has none.
+        block: Global ids along that axis that are this start's work: all of them without array.
     """
 
     folder: Path
@@ -110,6 +137,9 @@ class Context:
     attempt: int
     inputs: dict[str, Path] = field(default_factory=dict)
     threads: int = 1
+    task: int | None = None
+    over: str | None = None
+    block: range = range(0)
 
     def store(self, name: str):
         r"""The trajectory store behind a reference (a run folder, or a store itself)."""
@@ -122,7 +152,8 @@ class Context:
         r"""Raises where a newer attempt has begun: this one may not commit any more."""
         from ..runs.folder import RunFolder
 
-        RunFolder(self.folder).fence(self.attempt)
+        run = self.folder if self.task is None else self.folder.parents[1]
+        RunFolder(run, self.task).fence(self.attempt)
 
     def say(self, text: str) -> None:
         r"""One line of the job's log, from rank 0."""
@@ -136,6 +167,7 @@ class Job(Fields):
     Attributes:
         backend: How its ranks talk: `mpi`, `torch` or `none` (one process).
         makes: What other jobs may use it as.
+        axes: Axes it can be cut over, into the tasks of an array; it then has `axis` and `join`.
     """
 
     kind: str
@@ -145,6 +177,7 @@ class Job(Fields):
 
     backend: ClassVar[str] = "none"
     thing: ClassVar[str] = ""
+    axes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def makes(self) -> str:
@@ -171,6 +204,24 @@ class Job(Fields):
             Digests of the outputs by name.
         """
         raise TypeError(f"{type(self).__name__} has no run()")  # every kind has its own
+
+    def axis(self, over: str) -> int:
+        r"""Length of one of its `axes`, without heavy imports."""
+        raise TypeError(f"{type(self).__name__} cannot be cut over {over}")
+
+    def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        r"""Makes one result of the blocks that `run` wrote. One process calls it.
+
+        Arguments:
+            ctx: `ctx.folder` is the run folder.
+            parts: Folders of all tasks in their order, each complete and made of the same inputs;
+                without an array the run folder alone. `outputs` of a part's manifest holds what
+                `run` returned: a part is checked by it before it is used.
+
+        Returns:
+            Digests of the outputs by name, the same however the axis was cut.
+        """
+        raise TypeError(f"{type(self).__name__} has no join()")  # kinds with axes have their own
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         r"""What `plan` prints of the job beside its resources, as short texts by name."""

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, BadInput, Stopped
@@ -18,13 +19,14 @@ from ..parallel import World, connect, launched
 from ..runs.folder import Fenced, RunFolder
 from ..runs.progress import Progress, clock
 from ..runs.stop import StopFlag
+from . import arrays
 from .base import Context, Job, references
 from .prepare import complete, input_digests
 from .study import load_resolved
 
 
 def execute(path: Path, ranks: int | None = None) -> int:
-    r"""Runs the job of a run folder on this process's world; every rank calls it.
+    r"""Runs a run folder's job, or a task of it, on this process's world; every rank calls it.
 
     Arguments:
         path: The resolved `job.yaml` in its run folder.
@@ -34,7 +36,9 @@ def execute(path: Path, ranks: int | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 bad input, 75 stopped and resumable.
     """
     job = load_resolved(path)
-    folder = RunFolder(path.resolve().parent)
+    top = RunFolder(path.resolve().parent)
+    step = arrays.asked(job, path)
+    folder = top.of_task(step) if isinstance(step, int) else top
     launch = launched()
     if ranks is not None and ranks != launch.size:
         raise BadInput(
@@ -49,8 +53,8 @@ def execute(path: Path, ranks: int | None = None) -> int:
     stop = StopFlag().listen()
     world: World | None = None
     try:
-        world = connect(job.backend, rendezvous=folder.logs)
-        return world.finish(_run(job, folder, world, stop, threads))
+        world = connect("none" if step == arrays.JOIN else job.backend, rendezvous=top.logs)
+        return world.finish(_run(job, folder, step, world, stop, threads))
     except Fenced as e:
         print(f"hpcinv: {e}", file=sys.stderr)
         return EXIT_FAILED
@@ -61,19 +65,29 @@ def execute(path: Path, ranks: int | None = None) -> int:
             world.close()
 
 
-def _run(job: Job, folder: RunFolder, world: World, stop: StopFlag, threads: int) -> int:
+def _run(
+    job: Job, folder: RunFolder, step: int | str | None, world: World, stop: StopFlag, threads: int
+) -> int:
     folders = {}
     for _, ref, _ in references(job):
         path = Path(ref)
-        folders[ref] = path if path.is_absolute() else folder.path.parent / ref
-    state = None
+        folders[ref] = path if path.is_absolute() else folder.run.parent / ref
+    over = arrays.axis(job)
+    block = range(job.axis(over)) if over else range(0)
+    if isinstance(step, int):
+        block = arrays.block(len(block), job.resources.array.tasks, step)
+    state = parts = None
     if world.rank == 0:
+        (folder.path / "failure.json").unlink(missing_ok=True)  # an earlier attempt's
         try:
             inputs = input_digests(folders, job)
             if complete(folder, inputs):
                 state = ["complete", 0]
             else:
-                state = ["go", folder.start(world.size, inputs)]
+                if step == arrays.JOIN:
+                    patience = 60.0 if "SLURM_JOB_ID" in os.environ else 0.0
+                    parts = arrays.parts(folder, job, inputs, patience)
+                state = ["go", _begin(folder, world.size, inputs, block)]
         except BadInput as e:  # told by rank 0 to all, so that none waits for it
             state = ["bad", str(e)]
     what, value = world.broadcast(state)
@@ -91,14 +105,26 @@ def _run(job: Job, folder: RunFolder, world: World, stop: StopFlag, threads: int
         attempt=value,
         inputs=folders,
         threads=threads,
+        task=folder.task,
+        over=over,
+        block=block,
     )
+    outputs: dict[str, str] = {}
     try:
-        outputs = job.run(ctx)
+        if step != arrays.JOIN:
+            outputs = job.run(ctx)
     except Stopped as e:
         if world.rank == 0:
             folder.end("stopped", message=str(e))
             print(f"{folder.name} stopped and can be resumed: {e}", flush=True)
         return EXIT_STOPPED
+    if job.axes and folder.task is None and world.rank == 0:
+        if (
+            parts is None
+        ):  # the whole job in one: its part is the run folder, told of in the same way
+            folder.mark(outputs=outputs)
+            parts = [folder.path]
+        outputs = job.join(replace(ctx, world=World()), parts)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = {
         "largest_rank": int(world.all_reduce(peak, "max")),
@@ -115,6 +141,18 @@ def _run(job: Job, folder: RunFolder, world: World, stop: StopFlag, threads: int
     return 0
 
 
+def _begin(folder: RunFolder, ranks: int, inputs: dict, block: range) -> int:
+    r"""Starts an attempt; a task whose inputs have changed since begins anew."""
+    if folder.task is None:
+        return folder.start(ranks, inputs)
+    m = folder.manifest()
+    earlier = []
+    if m["attempts"] and m["inputs"] != inputs:
+        folder.set_aside()
+        earlier = m["attempts"]
+    return folder.start(ranks, inputs, earlier, block=[block.start, block.stop])
+
+
 def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
     r"""The first rank that fails tells; then the whole world ends, wherever the others wait."""
     code = EXIT_BAD_INPUT if isinstance(e, BadInput) else EXIT_FAILED
@@ -128,6 +166,7 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
     }
     first = True
     try:
+        folder.path.mkdir(parents=True, exist_ok=True)  # a task may fail before it has begun
         with open(folder.path / "failure.json", "x") as f:
             json.dump(report, f, indent=1)
     except OSError:  # another rank was first (or the disk is full: then the log must do)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import BadInput, nearest
+from .arrays import check_array
 from .base import Job, references
 from .jobfile import Source, merge, nest, override, read_yaml, validate
 
@@ -101,6 +102,7 @@ class Study:
                 self._check_reference(name, key, value, thing)
         self.order()
         for name, job in self.jobs.items():
+            check_array(job, self.sources[name])
             job.check(name, self)
 
     def _check_reference(self, name: str, key: str, value: str, thing: str) -> None:

@@ -54,7 +54,7 @@ def environment(ranks: int, threads: int) -> dict[str, str]:
     # A rank must not think itself part of a job step that merely started this process, nor mpirun
     # of a process that began MPI by itself (Open MPI leaves its marks in the environment).
     foreign = ("PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE_", "OMPI_MCA_ess",
-               "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # fmt: skip
+               "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "HPCINV_TASK")  # fmt: skip
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env.update(HPCINV_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     env.setdefault("PYTHONUNBUFFERED", "1")
@@ -66,7 +66,13 @@ def environment(ranks: int, threads: int) -> dict[str, str]:
 
 
 def start(
-    job: Path, backend: str, ranks: int, threads: int, log: Path, tick: Callable[[], None]
+    job: Path,
+    backend: str,
+    ranks: int,
+    threads: int,
+    log: Path,
+    tick: Callable[[], None],
+    step: int | str | None = None,
 ) -> int:
     r"""Runs a prepared job to its end.
 
@@ -77,11 +83,14 @@ def start(
         threads: Intra-op threads of each.
         log: File that gets what they print.
         tick: Called a few times a second, to draw progress.
+        step: The task of an array, or `join`.
 
     Returns:
         The exit code of the first rank that failed, or 0.
     """
     env = environment(ranks, threads)
+    if step is not None:
+        env["HPCINV_TASK"] = str(step)
     with open(log, "ab") as out:
         if ranks > 1 and backend == "torch":
             launch = uuid.uuid4().hex[:12]

@@ -5,11 +5,16 @@ from __future__ import annotations
 __all__ = ["run_here"]
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import EXIT_STOPPED, BadInput
+from ..kinds.arrays import JOIN
+from ..kinds.base import Job
 from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
+from ..runs.folder import RunFolder
 from .local import start, threads_per_rank
 from .show import Screen
 from .status import busy
@@ -75,29 +80,42 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
         folder.set_aside()
         folder = prepare(study, runs, name)
     n = ranks_of(study, name, ranks)
-    threads = threads_per_rank(n, job.resources.cpus_per_task)
     attempt = len(folder.manifest()["attempts"]) + 1
-    log = folder.logs / f"attempt-{attempt}.log"
+    array = job.resources.array
+    many = f"{n} rank{'s' * (n > 1)}" + (f", {array.tasks} tasks" if array else "")
     again = f", attempt {attempt}" if attempt > 1 else ""
-    screen.job(name, "running", f"({n} rank{'s' * (n > 1)}{again})")
-    code = start(
-        folder.path / "job.yaml",
-        job.backend,
-        n,
-        threads,
-        log,
-        lambda: screen.watch(name, folder.path),
-    )
-    state = folder.manifest()["state"]
-    if code == 0 and state == "complete":
-        screen.job(name, "complete", last_line(log))
-        return 0
-    if code == EXIT_STOPPED:
-        screen.job(name, "stopped", "saved; the same command goes on from there")
-        return code
-    screen.job(name, "failed")
-    screen.say(cause(folder.path, log, code))
-    return code or 1
+    screen.job(name, "running", f"({many}{again})")
+    for step in [*range(array.tasks), JOIN] if array else [None]:
+        code, at, log = _step(job, folder, step, inputs, n, lambda at: screen.watch(name, at.path))
+        if code == EXIT_STOPPED:
+            screen.job(name, "stopped", "saved; the same command goes on from there")
+            return code
+        if code or at.manifest()["state"] != "complete":
+            screen.job(name, "failed", f"in task {step}" if at.task is not None else "")
+            screen.say(cause(at.path, log, code))
+            return code or 1
+    screen.job(name, "complete", last_line(log))
+    return 0
+
+
+def _step(
+    job: Job,
+    folder: RunFolder,
+    step: int | str | None,
+    inputs: dict[str, Any],
+    ranks: int,
+    watch: Callable[[RunFolder], None],
+) -> tuple[int, RunFolder, Path]:
+    r"""Runs a job, or a task or the join of an array; its exit code, its folder and its log."""
+    at = folder.of_task(step) if isinstance(step, int) else folder
+    log = at.logs / f"attempt-{len(at.manifest()['attempts']) + 1}.log"
+    if complete(at, inputs):
+        return 0, at, log
+    at.logs.mkdir(parents=True, exist_ok=True)
+    backend, n = ("none", 1) if step == JOIN else (job.backend, ranks)
+    threads = threads_per_rank(n, job.resources.cpus_per_task)
+    code = start(folder.path / "job.yaml", backend, n, threads, log, lambda: watch(at), step=step)
+    return code, at, log
 
 
 def last_line(log: Path) -> str:

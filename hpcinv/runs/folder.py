@@ -5,6 +5,8 @@ r"""The run folder `runs/<study>/<job>/` and its manifest.
     submission.json the id Slurm gave, written by the command that submitted
     logs/           what the attempts printed
     checkpoints/    of jobs that resume
+    tasks/<k>/      of a job cut into an array: manifest, checkpoints and outputs of task k
+    states/         how the tasks stand, in the names of empty files
     ...             the outputs
 
 A start of the job is a numbered attempt. An attempt may change the manifest only while the
@@ -19,12 +21,14 @@ __all__ = ["Fenced", "RunFolder"]
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
 from ..io.atomic import digest_bytes, write_bytes, write_json
 from .provenance import launch_ids, software
+from .tasks import sign
 
 FORMAT = 1
 
@@ -38,16 +42,23 @@ class RunFolder:
 
     Arguments:
         path: `runs/<study>/<job>`.
+        task: The task of an array whose folder this is.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, task: int | None = None) -> None:
+        self.run, self.task = Path(path), task
+        self.path = self.run if task is None else self.run / "tasks" / str(task)
         self.attempt: int | None = None
+
+    def of_task(self, task: int) -> RunFolder:
+        r"""The folder of a task."""
+        return RunFolder(self.run, task)
 
     @property
     def name(self) -> str:
-        r"""`study/job`."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        r"""`study/job`, or `study/job/task`."""
+        job = f"{self.run.parent.name}/{self.run.name}"
+        return job if self.task is None else f"{job}/{self.task}"
 
     @property
     def logs(self) -> Path:
@@ -89,20 +100,16 @@ class RunFolder:
         self.logs.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path / "job.yaml", text.encode())
         if not self.exists:
-            write_json(
-                self.path / "manifest.json",
-                {
-                    "format": FORMAT,
-                    "study": self.path.parent.name,
-                    "job": self.path.name,
-                    "kind": kind,
-                    "state": "prepared",
-                    "attempts": [],
-                },
-            )
+            write_json(self.path / "manifest.json", self._blank() | {"kind": kind})
         m = self.manifest()
         m["job_digest"] = digest_bytes(text.encode())
         write_json(self.path / "manifest.json", m)
+
+    def _blank(self) -> dict[str, Any]:
+        blank = {"format": FORMAT, "study": self.run.parent.name, "job": self.run.name}
+        if self.task is not None:
+            blank["task"] = self.task
+        return blank | {"state": "prepared", "attempts": []}
 
     def set_aside(self) -> Path:
         r"""Moves the folder out of the way, keeping it, and returns its new place."""
@@ -141,6 +148,8 @@ class RunFolder:
         if self.attempt is not None:
             self.fence(self.attempt)
         m = self.manifest()
+        if m["state"] == "new":  # a task that failed before it began
+            m = self._blank()
         m.update(fields)
         write_json(self.path / "manifest.json", m)
 
@@ -152,20 +161,36 @@ class RunFolder:
                 f"attempt {n} of {self.name} has started; attempt {attempt} stops without writing"
             )
 
-    def start(self, ranks: int, inputs: dict[str, Any]) -> int:
-        r"""Begins a new attempt and returns its number, from 1."""
+    def start(
+        self, ranks: int, inputs: dict[str, Any], earlier: Sequence[dict] = (), **fields: Any
+    ) -> int:
+        r"""Begins a new attempt and returns its number, from 1.
+
+        The folder of a task is made now, by the task itself.
+
+        Arguments:
+            ranks: The world's size.
+            inputs: Digests of the inputs.
+            earlier: Attempts made in a folder that was set aside; counting goes on from them.
+            fields: More fields of the manifest.
+        """
         m = self.manifest()
+        if m["state"] == "new":
+            self.path.mkdir(parents=True, exist_ok=True)
+            m = self._blank()
+        m["attempts"] = [*earlier, *m["attempts"]]
+        old = m["attempts"][-1]["state"] if m["attempts"] else None
         m["attempts"].append(
             {"started": time.time(), "ranks": ranks, "state": "running", **launch_ids()}
         )
-        for old in ("failure", "message"):
-            m.pop(old, None)
-        m.update(state="running", inputs=inputs, versions=software())
+        m.pop("message", None)
+        m.update(state="running", inputs=inputs, versions=software(), **fields)
         write_json(self.path / "manifest.json", m)
-        (self.path / "failure.json").unlink(missing_ok=True)
         (self.path / "progress.json").unlink(missing_ok=True)
-        self.attempt = len(m["attempts"])
-        return self.attempt
+        self.attempt = n = len(m["attempts"])
+        if self.task is not None:
+            sign(self.run, self.task, ("running", n), old and (old, n - 1))
+        return n
 
     def end(self, state: str, **fields: Any) -> None:
         r"""Ends the attempt: `complete`, `failed` or `stopped`."""
@@ -175,6 +200,9 @@ class RunFolder:
             last.update(state=state, ended=time.time())
             fields["attempts"] = m["attempts"]
         self.mark(state=state, **fields)
+        if self.task is not None:
+            n = self.attempt or 0
+            sign(self.run, self.task, (state, n), ("running", n))
 
     def seconds(self) -> float:
         r"""Wall-clock seconds all attempts took together."""

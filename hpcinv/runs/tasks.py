@@ -1,0 +1,50 @@
+r"""States of an array's tasks, listed without opening a file.
+
+`states/<task>.<state>.<attempt>` is an empty file, renamed as the task goes on; one listing of
+the folder tells how thousands of tasks stand. The manifests decide where the two disagree: a
+task that was killed still reads `running` here.
+"""
+
+from __future__ import annotations
+
+__all__ = ["sign", "states"]
+
+import contextlib
+import os
+from pathlib import Path
+
+ORDER = ("running", "stopped", "failed", "complete")
+
+
+def states(run: Path) -> dict[int, tuple[str, int]]:
+    r"""State and number of the last attempt, of every task that has ever started."""
+    found: dict[int, tuple[str, int]] = {}
+    try:
+        with os.scandir(run / "states") as entries:
+            names = [e.name for e in entries]
+    except FileNotFoundError:
+        return found
+    for name in names:
+        task, state, attempt = name.split(".")
+        new = (state, int(attempt))
+        old = found.get(int(task))
+        # Two of one task: a rename that was lost, or an attempt that was thought dead.
+        if old is None or _rank(new) > _rank(old):
+            found[int(task)] = new
+    return found
+
+
+def _rank(mark: tuple[str, int]) -> tuple[int, int]:
+    return mark[1], ORDER.index(mark[0])
+
+
+def sign(run: Path, task: int, new: tuple[str, int], old: tuple[str, int] | None) -> None:
+    r"""Says that a task has gone from one (state, attempt) to another."""
+    folder = run / "states"
+    mark = folder / f"{task}.{new[0]}.{new[1]}"
+    if old is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder / f"{task}.{old[0]}.{old[1]}", mark)
+            return
+    folder.mkdir(exist_ok=True)
+    mark.touch()
