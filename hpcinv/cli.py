@@ -185,6 +185,20 @@ def schema(
     print(json.dumps(kind_of(kind).model_json_schema(), indent=1))
 
 
+@app.command()
+def selftest(
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer reads it so)
+        typer.Argument(metavar="[ERS PEM ERP REP NODEFAIL]", help="Default: all."),
+    ] = None,
+    runs: Runs = None,
+) -> None:
+    """Prove that this machine's ranks resume and agree to the bit; in a Slurm allocation, its."""
+    from .launch.selftest import selftest as prove
+
+    raise typer.Exit(prove(names or [], _runs(runs)))
+
+
 def main() -> int:
     """Entry point; returns the exit code."""
     from .parallel import leave_mpi_alone

@@ -39,6 +39,7 @@ def test_verbs_and_options_are_frozen():
         "plan": "--cluster --preset --runs --sbatch overrides path",
         "status": "--json --runs which",
         "schema": "kind",
+        "selftest": "--runs names",
     }
     assert {k: " ".join(o for o in v if o != "--help") for k, v in found.items()} == frozen
 

@@ -6,10 +6,19 @@ A small nonlinear problem is sampled in reproducible mode, so that every differe
 * ERS: stopped half-way and resumed.
 * PEM: on half of the ranks.
 * ERP: stopped half-way and resumed on half of the ranks.
+* NODEFAIL: the ranks of one node are killed half-way; the job must end, and resume.
+
+The first four are one start of the ranks. NODEFAIL is two, `cut` and `resume`, which somebody
+outside (`launch/selftest.py`) has to make: run as a program, this module is one rank of a start,
+
+    python -m hpcinv.assimilation.selftest FOLDER run|cut|resume [REP ...]
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +32,15 @@ from torch import Tensor
 
 from ..diffusion import noise
 from ..errors import BadInput, Stopped, nearest
-from ..parallel import MPIWorld, World
+from ..parallel import MPIWorld, World, connect, leave_mpi_alone
 from .checkpoint import Checkpoint
 from .engine import sample
 from .point_likelihood import PointLikelihood
 
-__all__ = ["TESTS", "Verdict", "run"]
+__all__ = ["NODEFAIL", "TESTS", "Verdict", "cut", "main", "resume", "run"]
 
 TESTS = ("ERS", "PEM", "ERP", "REP")
+NODEFAIL = "NODEFAIL"
 LENGTH, STATE, STEPS, MEMBERS = 24, (2, 8), 6, range(4)
 
 
@@ -81,6 +91,29 @@ class _Halfway:
     def requested(self, world: World) -> bool:
         self._left -= 1
         return self._left < 0
+
+
+class _NodeFailure:
+    r"""Ends the ranks of one node as a power cut would, half-way.
+
+    The node is that of the last rank. Where there is one node only, the last half of its ranks
+    stand for another.
+    """
+
+    def __init__(self, world: World, folder: Path) -> None:
+        nodes = world.all_gather(os.uname().nodename)
+        last = nodes[-1] if len(set(nodes)) > 1 else None
+        here = nodes[world.rank] == last if last else world.rank >= world.size // 2
+        self._doomed, self._left, self._folder = here, STEPS // 2, folder
+        self._told = world.rank == world.size - 1
+
+    def requested(self, world: World) -> bool:
+        self._left -= 1
+        if self._left < 0 and self._doomed:
+            if self._told:
+                (self._folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
 
 
 def _draw(world: World, place: Checkpoint | None = None, stop: Any = None) -> np.ndarray | None:
@@ -143,14 +176,43 @@ def run(names: Sequence[str], world: World, folder: Path | str) -> list[Verdict]
         got = None
         if here is not None:
             got = _draw(here, place if name in ("ERS", "ERP") else None)
-        difference = 0.0
-        if got is not None:
-            difference = float(np.abs(got.astype(np.float64) - reference).max())
-            # A result that is not finite equals nothing.
-            difference = difference if np.isfinite(difference) else float("inf")
-        verdicts.append(Verdict(name, world.all_reduce(difference, "max")))
+        verdicts.append(Verdict(name, _difference(world, got, reference)))
 
     return verdicts
+
+
+def _difference(world: World, got: np.ndarray | None, reference: np.ndarray) -> float:
+    r"""The largest difference on any rank; a result that is not finite equals nothing."""
+
+    difference = 0.0
+    if got is not None:
+        difference = float(np.abs(got.astype(np.float64) - reference).max())
+    return world.all_reduce(difference if np.isfinite(difference) else float("inf"), "max")
+
+
+def cut(world: World, folder: Path | str) -> None:
+    r"""The first start of NODEFAIL: saves every step, and does not survive its middle.
+
+    A file `killed` in the folder tells when the last rank ended.
+    """
+
+    folder = Path(folder)
+    _draw(world, Checkpoint(folder / NODEFAIL, every=1), _NodeFailure(world, folder))
+
+
+def resume(world: World, folder: Path | str) -> Verdict:
+    r"""The second start of NODEFAIL, on any number of ranks: what was lost is made again.
+
+    Raises:
+        BadInput: If the first start saved nothing.
+    """
+
+    place = Checkpoint(Path(folder) / NODEFAIL, attempt=1)
+    if not (Path(place.folder) / "latest").exists():
+        raise BadInput("the run that was cut saved nothing", place.folder)
+    got = _draw(world, place)
+
+    return Verdict(NODEFAIL, _difference(world, got, _draw(world)))
 
 
 def _half(world: World) -> World | None:
@@ -161,3 +223,30 @@ def _half(world: World) -> World | None:
     members = max(world.size // 2, 1)
     comm = world.comm.Split(int(world.rank >= members), world.rank)
     return MPIWorld(comm, world.local_rank) if world.rank < members else None
+
+
+def main(folder: str, stage: str, *names: str) -> int:
+    r"""One rank of a start. Rank 0 prints the verdicts; exit code 1 where a test fails."""
+
+    leave_mpi_alone()
+    torch.set_num_threads(1)
+    world = connect("mpi")
+    try:
+        if stage == "cut":
+            cut(world, folder)
+            return 0
+        verdicts = [resume(world, folder)] if stage == "resume" else run(names, world, folder)
+    except Exception:
+        if world.size > 1:  # the others wait for this rank
+            sys.excepthook(*sys.exc_info())
+            world.comm.Abort(1)
+        raise
+    if world.rank == 0:
+        for verdict in verdicts:
+            print(verdict, flush=True)
+
+    return 0 if all(v.passed for v in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -6,7 +6,7 @@ print goes to a log in the run folder, and what they report of their progress is
 
 from __future__ import annotations
 
-__all__ = ["start", "threads_per_rank"]
+__all__ = ["environment", "mpirun", "start", "threads_per_rank"]
 
 import os
 import shutil
@@ -30,7 +30,12 @@ def threads_per_rank(ranks: int, cpus_per_task: int | None) -> int:
 
 
 @cache
-def _mpirun() -> tuple[str, ...]:
+def mpirun() -> tuple[str, ...]:
+    r"""The start of an mpirun command.
+
+    Raises:
+        BadInput: If there is none.
+    """
     path = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if path is None:
         raise BadInput(
@@ -97,7 +102,7 @@ def start(
             env.update(HPCINV_SIZE=str(ranks), HPCINV_LAUNCH=launch, GLOO_SOCKET_IFNAME="lo")
             groups = [(command(job), env | {"HPCINV_RANK": str(r)}) for r in range(ranks)]
         elif ranks > 1:
-            groups = [([*_mpirun(), "-n", str(ranks), *command(job)], env)]
+            groups = [([*mpirun(), "-n", str(ranks), *command(job)], env)]
         else:
             groups = [(command(job), env)]
         children = [
