@@ -1,5 +1,6 @@
 r"""Keyed noise: names decide the numbers, and nothing else does."""
 
+import numpy as np
 import torch
 
 from hpcinv.diffusion import noise
@@ -50,3 +51,36 @@ def test_distribution():
     assert float((r - torch.eye(200)).abs().max()) < 0.2
     u = noise.uniform((200000,), seed=3, purpose="u")
     assert abs(float(u.mean()) - 0.5) < 0.005 and float(u.min()) >= 0 and float(u.max()) < 1
+
+
+def test_many_rows_at_once_are_philox_and_normal():
+    from scipy.stats import kstest
+
+    from hpcinv.diffusion import many
+
+    # Known answers of Philox 4x32-10 (Random123, kat_vectors).
+    for word, key, told in (
+        (0, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        (0xFFFFFFFF, 0xFFFFFFFF, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ):
+        found = many.philox(np.full((4, 1), word, np.uint64), (key, key))
+        assert [f"{int(v):08x}" for v in found[:, 0]] == told.split()
+
+    ids = (np.arange(4000), np.full(4000, 3))
+    x = many.normals((5,), seed=1, purpose="a", ids=ids)
+    assert kstest(x.ravel(), "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(x.T) - np.eye(5)).max() < 0.06
+    u = many.uniforms((3,), seed=1, purpose="a", ids=ids)
+    assert kstest(u.ravel(), "uniform").pvalue > 0.01
+
+    # A row is a function of its names: not of the batch, and of each of the names.
+    some = [7, 2000, 11]
+    alone = many.normals((5,), seed=1, purpose="a", ids=(ids[0][some], ids[1][some]))
+    np.testing.assert_array_equal(alone, x[some])
+    for other in (
+        {"seed": 2, "purpose": "a", "ids": ids},
+        {"seed": 1, "purpose": "b", "ids": ids},
+        {"seed": 1, "purpose": "a", "ids": (ids[0], ids[1] + 1)},
+        {"seed": 1, "purpose": "a", "ids": (ids[0] + 2**32, ids[1])},
+    ):
+        assert not (many.normals((5,), **other) == x).any()
