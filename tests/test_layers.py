@@ -5,8 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpcinv"
 ROOMS = [
-    "cli", "launch", "kinds", "training", "assimilation", "evaluation", "observations", "models",
-    "diffusion", "runs", "io", "parallel", "shipped", "errors",
+    "cli", "launch", "kinds", "training", "assimilation", "evaluation", "observations",
+    "simulators", "models", "diffusion", "runs", "io", "parallel", "shipped", "errors",
 ]  # fmt: skip
 
 

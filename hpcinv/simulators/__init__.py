@@ -1,0 +1,69 @@
+r"""Simulators :math:`\theta \to x`: those built in, the user's own, and how a name finds them."""
+
+from __future__ import annotations
+
+__all__ = ["BUILT_IN", "make"]
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from .base import Simulator
+
+# Name in a job file -> module of this room and class in it.
+BUILT_IN: dict[str, str] = {}
+
+
+def make(name: str, options: dict[str, Any] | None = None, prior: dict | None = None) -> Simulator:
+    r"""The simulator of a name, made with its options.
+
+    Arguments:
+        name: Of a built-in simulator, or `package.module:Name` of one's own.
+        options: Keyword arguments of its class.
+        prior: Other bounds of some parameters, by name (see `Prior.replaced`).
+
+    Raises:
+        BadInput: The name, an option or a bound is wrong.
+    """
+    from .base import check
+
+    where = f"simulator '{name}'"
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+    elif name in BUILT_IN:
+        module, _, attribute = f"{__name__}.{BUILT_IN[name]}".partition(":")
+    else:
+        hint = nearest(name, BUILT_IN) or ""
+        raise BadInput(
+            "no such simulator", where, f"{hint} Or write 'package.module:Name'.".strip()
+        )
+    try:
+        found = importlib.import_module(module)
+    except ImportError as e:
+        raise BadInput(f"module '{module}' cannot be imported ({e})", where) from e
+    if not hasattr(found, attribute):
+        known = [n for n, _ in inspect.getmembers(found, inspect.isclass)]
+        raise BadInput(f"'{module}' has no '{attribute}'", where, nearest(attribute, known))
+    kind = getattr(found, attribute)
+    if not callable(kind):
+        raise BadInput(f"'{attribute}' is no class or function", where)
+    options = options or {}
+    try:
+        signature = inspect.signature(kind)
+    except ValueError as e:  # a class of C
+        raise BadInput(f"'{attribute}' is no simulator", where, "See simulators/base.py.") from e
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for option in options:
+        if option not in signature.parameters and not open_ended:
+            raise BadInput(f"no option '{option}'", where, nearest(option, signature.parameters))
+    try:
+        signature.bind(**options)
+    except TypeError as e:
+        raise BadInput(str(e), where) from e
+    simulator = check(kind(**options), name)
+    if prior:
+        simulator.prior = simulator.prior.replaced(prior)
+    return simulator
