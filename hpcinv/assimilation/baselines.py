@@ -7,7 +7,8 @@ any member.
 
 *Climatology* draws the training years' anomalies. *Persistence* keeps the anomaly of the last
 frame before the analysis and spreads it by how far the training years drifted from theirs.
-Optimal interpolation is in `oi` (EOFs) and `oi_localised`.
+Optimal interpolation is in `oi` (EOFs) and `oi_localised`, ensemble Kalman filters and the
+ensemble smoother are in `ensemble` (the update) and `baselines_ensemble` (the method).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import BadInput
+from .baselines_config import METHODS
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,18 @@ def build(config: Any, problem: Problem) -> Baseline:
     if config.method == "persistence":
         return Persistence(problem)
     if problem.table is None:
-        raise BadInput("optimal interpolation without observations", "observations")
+        raise BadInput(f"method: {config.method} without observations", "observations")
+    if config.method in METHODS:
+        from .baselines_ensemble import EnsembleKalman
+
+        return EnsembleKalman(problem, config)
+    if not problem.table.plain:
+        raise BadInput(
+            "optimal interpolation sees grid points; these observations are interpolated or "
+            "derived variables",
+            "observations",
+            "Use method: enks, etkf or diffusion, or observe with space: nearest.",
+        )
     if config.covariance == "eof":
         from .oi import EOFInterpolation
 
@@ -149,7 +162,7 @@ def blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, length)
 
 
-class _Resampled:
+class Resampled:
     r"""Members that replay the training period beside the analysed frames.
 
     A member's replay starts in a training year at the place of the year where the analysis
@@ -199,7 +212,7 @@ class _Resampled:
         return (self.starts[order[place]] + frames) % self.cycle
 
 
-class Climatology(_Resampled):
+class Climatology(Resampled):
     r"""The climatological ensemble: the mean of the phase, anomalies of training years.
 
     Their variance is that of a year that was not used, about a mean estimated from the others.
@@ -215,7 +228,7 @@ class Climatology(_Resampled):
         return p.physical(z, start, stop)
 
 
-class Persistence(_Resampled):
+class Persistence(Resampled):
     r"""The last known anomaly, kept through the whole analysis.
 
     What is known is the standardised anomaly :math:`z_0` of the frame before the first analysed

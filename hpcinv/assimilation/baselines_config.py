@@ -1,15 +1,25 @@
-r"""Fields of the baselines of `assimilate`: climatology, persistence, optimal interpolation.
+r"""Fields of the baselines of `assimilate`: climatology, persistence, interpolation, ensembles.
 
 Only pydantic is imported here: reading a job file needs nothing else.
 """
 
 from __future__ import annotations
 
-__all__ = ["OI", "Climatology", "Persistence"]
+__all__ = ["OI", "Climatology", "Ensemble", "EnsembleFields", "Persistence"]
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+METHODS = ("enkf", "etkf", "letkf", "enks")  # those of `Ensemble`
 
 
 class Climatology(BaseModel):
@@ -50,3 +60,42 @@ class OI(BaseModel):
     length_km: PositiveFloat = 2000.0
     taper: Literal["gaussian", "gaspari_cohn"] = "gaussian"
     lags: NonNegativeInt = 1
+
+
+class EnsembleFields(BaseModel):
+    r"""What the ensemble Kalman filters and the smoother have in common.
+
+    The first forecast is a climatological ensemble: each member replays the training period from
+    a start of the same phase. With a `forecast` model the filter cycles from there; without one
+    every frame's forecast is that replay, whose covariances reach across frames.
+
+    Fields:
+        forecast: `module:Name`, a function of states :math:`(M, C, *grid)` in physical units and
+            the number of their frame in the store, that gives the states of the next frame.
+        inflation: Factor of the anomalies before each analysis.
+        rotation: Turn the anomalies at random, mean kept, after each analysis (not `enkf`).
+        length_km: Length of the localisation, exp(−d²/2L²) in Gaspari and Cohn's compact form;
+            needed by `letkf`, none by default elsewhere.
+        lags: Frames before and after whose observations count (`enks`); all by default.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    forecast: str | None = None
+    inflation: float = Field(1.0, ge=1.0)
+    rotation: bool = False
+    length_km: PositiveFloat | None = None
+    lags: NonNegativeInt | None = None
+
+    @field_validator("forecast")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and ":" not in value:
+            raise ValueError("forecast: write module:Name")
+        return value
+
+
+class Ensemble(EnsembleFields):
+    r"""Stochastic filter, transform filter (global or local), or ensemble smoother."""
+
+    method: Literal["enkf", "etkf", "letkf", "enks"] = "etkf"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ..assimilation.baselines_config import OI
+from ..assimilation.baselines_config import METHODS, OI, Ensemble, EnsembleFields
 from ..assimilation.config import GuidanceConfig, SamplerConfig
 from ..errors import BadInput
 from ..runs.folder import RunFolder
@@ -32,7 +32,9 @@ class Assimilate(Job):
     data: Annotated[str, Ref("store")]
     frames: tuple[int, int] = Field(description="half-open range of the frames analysed")
     observations: Annotated[str | None, Ref("observations")] = None
-    method: Literal["diffusion", "oi", "climatology", "persistence"] = "diffusion"
+    method: Literal[
+        "diffusion", "oi", "enkf", "etkf", "letkf", "enks", "climatology", "persistence"
+    ] = "diffusion"
     members: int = Field(16, ge=1)
     # method: diffusion
     prior: Annotated[str | None, Ref("prior")] = None
@@ -56,6 +58,9 @@ class Assimilate(Job):
     # the baselines
     training: tuple[int, int] | None = Field(None, description="frames a baseline learns from")
     oi: OI = Field(OI(), description="method: oi")
+    ensemble: EnsembleFields = Field(
+        EnsembleFields(), description="method: enkf, etkf, letkf or enks"
+    )
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "analysis"
@@ -68,8 +73,12 @@ class Assimilate(Job):
     def _whole(self) -> Assimilate:
         if self.method == "diffusion" and self.prior is None:
             raise ValueError("method: diffusion needs a 'prior'")
-        if self.method == "oi" and self.observations is None:
-            raise ValueError("method: oi needs 'observations'")
+        if self.method in ("oi", *METHODS) and self.observations is None:
+            raise ValueError(f"method: {self.method} needs 'observations'")
+        if self.method == "letkf" and self.ensemble.length_km is None:
+            raise ValueError("method: letkf needs 'ensemble.length_km'")
+        if self.method in METHODS and self.members < 2:
+            raise ValueError(f"method: {self.method} needs two members or more")
         if self.method != "diffusion" and self.training is None:
             raise ValueError(f"method: {self.method} needs 'training' frames")
         return self
@@ -163,13 +172,17 @@ class Assimilate(Job):
 
         path = ctx.inputs[self.observations]
         path = path / "observations.nc" if path.is_dir() else path
-        return ObservationTable.load(path).check(
-            length=self.frames[1] - self.frames[0],
-            grid=store.grid,
-            channels=store.channels,
-            units=store.units,
-            mask=store.mask,
-            where=path,
+        return (
+            ObservationTable.load(path)
+            .check(
+                length=self.frames[1] - self.frames[0],
+                grid=store.grid,
+                channels=store.channels,
+                units=store.units,
+                mask=store.mask,
+                where=path,
+            )
+            .used
         )
 
     def _diffusion(self, ctx: Context, store: Any, table: Any):
@@ -263,7 +276,10 @@ class Assimilate(Job):
             "climatology": Climatology,
             "persistence": Persistence,
             "oi": lambda: self.oi,
-        }[self.method]()
+        }.get(
+            self.method,
+            lambda: Ensemble(method=self.method, **self.ensemble.model_dump()),
+        )()
         problem = Problem(
             store=store,
             statistics=store.statistics,

@@ -49,7 +49,8 @@ class Report(Job):
         card = json.loads((ctx.inputs[self.evaluate] / "scores.json").read_text())
         table = None
         if self.observations is not None:
-            table = ObservationTable.load(ctx.inputs[self.observations] / "observations.nc")
+            path = ctx.inputs[self.observations] / "observations.nc"
+            table = ObservationTable.load(path).used
         name = next(iter(card["methods"]))
         with open_analysis(ctx.inputs[self.analysis]) as analysis:
             shown: dict[str, Any] = {

@@ -28,6 +28,7 @@ def check(
     _same_channels(table, channels, units, where)
 
     def every(good: np.ndarray, what: str, column: np.ndarray, mend: str) -> None:
+        good = good | (table.flag != 0)  # quality control has already turned the row down
         if not good.all():
             row = int(np.flatnonzero(~good)[0])
             name = _channel(table, row)
@@ -36,10 +37,10 @@ def check(
             place = f"{where}, row {row} (frame {table.frame[row]}, {name})"
             raise BadInput(what.format(column[row]) + more, place, mend)
 
-    C = len(table.channels)
+    C = len(table.variables)
     every(
         (table.channel >= 0) & (table.channel < C),
-        f"channel {{}} of a trajectory of {C} channels ({', '.join(table.channels)})",
+        f"channel {{}} of a trajectory of {C} channels ({', '.join(table.variables)})",
         table.channel,
         f"Channels are numbered from 0 to {C - 1}.",
     )
@@ -73,7 +74,7 @@ def check(
         )
         if mask is not None:
             every(
-                np.asarray(mask, bool).reshape(-1)[table.point],
+                np.asarray(mask, bool).reshape(-1)[np.clip(table.point, 0, n - 1)],
                 "point {} is outside the domain (the grid's mask)",
                 table.point,
                 "Observe points where the mask is true.",
@@ -117,4 +118,4 @@ def _same_channels(table, channels, units, where) -> None:
 
 def _channel(table, row: int) -> str:
     c = int(table.channel[row])
-    return table.channels[c] if 0 <= c < len(table.channels) else f"channel {c}"
+    return table.variables[c] if 0 <= c < len(table.variables) else f"channel {c}"

@@ -1,7 +1,8 @@
 r"""Observation tables as netCDF-4 in the group layout of JEDI's IODA.
 
 One `Location` for each place and moment, one variable in `ObsValue` and `ObsError` for each
-channel; a channel that a location did not observe holds the fill value there. Names and the
+channel; a channel that a location did not observe holds the fill value there. `EffectiveQC` holds
+the flags of quality control. Names and the
 epoch of `dateTime` are those of the IODA conventions in JEDI's documentation; the frame, the
 grid point and the time in the trajectory's own calendar stand beside them.
 """
@@ -17,9 +18,12 @@ import numpy as np
 
 from ..errors import BadInput
 from ..io.atomic import sync
+from .config import Forward
+from .flags import REASONS
 from .table import ObservationTable
 
 FILL = float(np.float64(9.969209968386869e36))  # netCDF's own
+UNSEEN = np.int32(-2147483647)  # netCDF's own for integers
 EPOCH = "seconds since 1970-01-01T00:00:00Z"
 REAL = {"standard", "gregorian", "proleptic_gregorian"}
 
@@ -39,6 +43,7 @@ def save(table: ObservationTable, path: Path) -> str:
                 "channels": "\n".join(table.channels),
                 "units": "\n".join(table.units),
                 "digest": table.digest,
+                "forward": table.forward.model_dump_json(),
             }
         )
         f.createDimension("Location", len(first))
@@ -62,16 +67,23 @@ def save(table: ObservationTable, path: Path) -> str:
         put("stationIdentification", table.station[first])
         put("frame", table.frame[first], long_name="frame of the analysed trajectory", units="1")
         put("point", table.point[first], long_name="flat index of the grid point", units="1")
-        groups = {"ObsValue": table.value, "ObsError": table.error}
+        if not np.isnan(table.level).all():
+            put("level", table.level[first], long_name="vertical coordinate")
+        groups = {"ObsValue": table.value, "ObsError": table.error, "EffectiveQC": table.flag}
+        named = list(zip(table.variables, table.variable_units, strict=True))
         for group, column in groups.items():
             g = f.createGroup(group)
-            for c, (name, units) in enumerate(zip(table.channels, table.units, strict=True)):
+            for c, (name, units) in enumerate(named):
                 rows = np.flatnonzero(table.channel == c)
                 if not len(rows):
                     continue
-                v = g.createVariable(name, "f8", ("Location",), fill_value=FILL)
-                v.setncatts({"units": units, "coordinates": "latitude longitude"})
-                full = np.full(len(first), FILL)
+                if group == "EffectiveQC":
+                    v = g.createVariable(name, "i4", ("Location",), fill_value=UNSEEN)
+                    v.setncatts(_flag_attributes())
+                else:
+                    v = g.createVariable(name, "f8", ("Location",), fill_value=FILL)
+                    v.setncatts({"units": units, "coordinates": "latitude longitude"})
+                full = np.full(len(first), v.getncattr("_FillValue"))
                 full[location[rows]] = column[rows]
                 v[:] = full
     sync(scratch)
@@ -96,11 +108,15 @@ def load(path: Path) -> ObservationTable:
                     )
             names = f.channels.split("\n")
             units = f.units.split("\n")
+            forward = Forward.model_validate_json(getattr(f, "forward", "{}"))
             meta = {
                 k: np.asarray(f["MetaData"][k][:])
                 for k in ("frame", "point", "latitude", "longitude", "time")
             }
             meta["station"] = np.asarray(f["MetaData"]["stationIdentification"][:], np.str_)
+            meta["level"] = np.full(len(meta["frame"]), np.nan)
+            if "level" in f["MetaData"].variables:
+                meta["level"] = np.asarray(f["MetaData"]["level"][:])
             clock = f["MetaData"]["time"]
             time_units = "" if clock.units == "1" else clock.units
             calendar = getattr(clock, "calendar", "standard")
@@ -110,8 +126,10 @@ def load(path: Path) -> ObservationTable:
                 "channel": [],
                 "value": [],
                 "error": [],
+                "flag": [],
             }
-            for c, name in enumerate(names):
+            flags = f.groups.get("EffectiveQC")
+            for c, name in enumerate([*names, *(d.name for d in forward.derived)]):
                 if name not in f["ObsValue"].variables:
                     continue
                 value, error = f["ObsValue"][name][:], f["ObsError"][name][:]
@@ -120,9 +138,10 @@ def load(path: Path) -> ObservationTable:
                 parts["channel"].append(np.full(len(at), c))
                 parts["value"].append(value[at])
                 parts["error"].append(error[at])
-    except BadInput:
+                parts["flag"].append(np.zeros(len(at)) if flags is None else flags[name][:][at])
+    except BadInput:  # a ValueError too
         raise
-    except (OSError, KeyError, IndexError, AttributeError, RuntimeError) as e:
+    except (OSError, KeyError, IndexError, AttributeError, RuntimeError, ValueError) as e:
         raise BadInput(f"cannot be read as an observation table ({e})", path, mend) from e
     joined = {k: np.concatenate(v) if v else np.zeros(0) for k, v in parts.items()}
     at = joined.pop("at").astype(np.int64)
@@ -137,11 +156,20 @@ def load(path: Path) -> ObservationTable:
         units=tuple(units),
         time_units=time_units,
         calendar=calendar,
+        level=meta["level"][at],
+        forward=forward,
         **joined,
     )
     if table.digest != digest:
         raise BadInput("the content differs from the digest in the file", path, mend)
     return table
+
+
+def _flag_attributes() -> dict:
+    return {
+        "flag_values": np.array(list(REASONS), np.int32),
+        "flag_meanings": " ".join(r.replace(" ", "_") for r in REASONS.values()),
+    }
 
 
 def _locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +183,7 @@ def _locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     new = np.ones(D, bool)
     new[1:] = table.channel[1:] <= table.channel[:-1]
-    for name in ("frame", "station", "point", "time", "lat", "lon"):
+    for name in ("frame", "station", "point", "time", "level", "lat", "lon"):
         a = getattr(table, name)
         differ = a[1:] != a[:-1]
         if a.dtype.kind == "f":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, nearest
+from .stencils import nearest_points
 from .table import ObservationTable
 from .units import conversion
 
@@ -85,7 +86,7 @@ def read_points(
         row = int(np.flatnonzero(bad)[0])
         raise BadInput(f"latitude {lat[row]}", _place(path, row), "Degrees north, -90 to 90.")
     time = _times(frame["time"], store, path, keep)
-    point, inside = _points(store, lat, lon)
+    point, inside = nearest_points(store, lat, lon)
     leave(~inside, "outside the grid")
     if store.mask is not None:
         leave(~np.asarray(store.mask, bool).reshape(-1)[point], "outside the domain (mask)")
@@ -238,28 +239,6 @@ def _times(column, store, path: Path, keep: np.ndarray) -> np.ndarray:
         numbers[good] = cftime.date2num(when, store.time_units, store.calendar)
     found[:] = numbers[inverse]
     return found
-
-
-def _points(store, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Flat index of the nearest grid point of each row, and whether its cell holds the row."""
-    index, inside = [], np.ones(len(lat), bool)
-    for name, axis in store.coords.items():
-        kind = store.coord_attrs.get(name, {}).get("standard_name", name)
-        axis = np.asarray(axis, np.float64)
-        if kind in ("latitude", "lat"):
-            x = lat
-        elif kind in ("longitude", "lon"):
-            x = axis[0] + (lon - axis[0]) % 360.0  # wrapped to the grid's own turn
-            half = abs(axis[1] - axis[0]) / 2
-            x = np.where(x > axis.max() + half, x - 360.0, x)
-        else:
-            raise BadInput(f"point tables need latitude and longitude, not '{name}'", "grid")
-        order = np.argsort(axis)
-        mid = (axis[order][1:] + axis[order][:-1]) / 2
-        index.append(order[np.searchsorted(mid, x)])
-        half = np.abs(np.diff(axis[order])).max() / 2
-        inside &= (x >= axis.min() - half) & (x <= axis.max() + half)
-    return np.ravel_multi_index(tuple(index), store.grid), inside
 
 
 def _frames(store, time: np.ndarray, start: int, stop: int, window: float | None):
