@@ -69,7 +69,7 @@ def test_help_and_plan_import_nothing_heavy(args):
         ("oi.members=many", "'members': input should be a valid integer"),
         ("oi.members=0", "'members': input should be greater than or equal to 1, not 0"),
         ("oi.frames=[24, 30]", "differ from those of 'observe'"),
-        ("oi.method=kriging", "'diffusion', 'oi', 'climatology' or 'persistence', not 'kriging'"),
+        ("oi.method=kriging", "'enks', 'climatology' or 'persistence', not 'kriging'"),
         ("observe.kind=obsreve", "unknown kind 'obsreve'. Did you mean 'observe'?"),
         ("import.resources.time=soon", "'soon' is no duration: write 90s, 30m, 2h or 1d12h"),
         ("observe", "is no override. Write key=value."),

@@ -130,6 +130,19 @@ def test_blocks_are_area_averages_inside_the_mask():
     assert np.abs(weight - want / want.sum()).max() < 1e-15
 
 
+def expected(name, u, level):
+    if name == "speed":
+        return np.hypot(u[:, 0], u[:, 1])
+    if name == "tcw":
+        return 100 / 9.80665 * (75 * u[:, 0] + 250 * u[:, 1] + 175 * u[:, 2])
+    if name == "q":
+        at = np.log([500, 850, 1000])
+        return [np.interp(np.log(a), at, b[::-1]) for a, b in zip(level, u, strict=True)]
+    if name == "capped":
+        return np.clip(u[:, 0], -1, 0.5)
+    return np.log(u[:, 0] ** 2 + 1) * u[:, 1]
+
+
 def test_heads_are_what_they_say():
     s = store()
     x = np.random.default_rng(3).standard_normal((4, len(CHANNELS), *s.grid))
@@ -140,15 +153,7 @@ def test_heads_are_what_they_say():
         of = [CHANNELS.index(c) for c in d.of]
         flat = x.reshape(4, len(CHANNELS), -1)
         u = np.stack([flat[t.frame[rows], c, t.point[rows]] for c in of], -1)
-        level = t.level[rows]
-        want = {
-            "speed": lambda: np.hypot(u[:, 0], u[:, 1]),
-            "tcw": lambda: 100 / 9.80665 * (75 * u[:, 0] + 250 * u[:, 1] + 175 * u[:, 2]),
-            "q": lambda: np.array([np.interp(np.log(a), np.log([500, 850, 1000]), b[::-1])
-                                   for a, b in zip(level, u, strict=True)]),
-            "capped": lambda: np.clip(u[:, 0], -1, 0.5),
-            "mine": lambda: np.log(u[:, 0] ** 2 + 1) * u[:, 1],
-        }[d.name]()  # fmt: skip
+        want = expected(d.name, u, t.level[rows])
         assert np.abs(op.see(lambda f: x[f], range(4)) - want).max() < 1e-10, d.name
 
 

@@ -286,7 +286,8 @@ class Assimilate(Job):
             training=self.training,
             analysed=self.frames,
             table=table,
-            members=ctx.block,
+            # Members of an ensemble Kalman filter make each other: every task holds them all.
+            members=range(self.members) if self.method in METHODS else ctx.block,
             seed=self.seed,
         )
         lo, hi = ctx.world.share(0, problem.length)
@@ -296,10 +297,11 @@ class Assimilate(Job):
         def pieces():
             for k in range(lo, hi):
                 for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
-                    yield m, k, x
+                    if m in ctx.block:
+                        yield m, k, x
                 ctx.progress.update(k + 1 - lo, hi - lo)
 
-        return list(problem.members) if hi > lo else [], pieces()
+        return list(ctx.block) if hi > lo else [], pieces()
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         out = {"method": self.method, "members": str(self.members)}
