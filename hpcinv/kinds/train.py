@@ -139,7 +139,7 @@ class Train(Job):
 
     def _learner(self, store: Any, held: Any):
         C, grid = len(store.channels), list(store.grid)
-        fields = self.model.model_dump()
+        fields = self.model.build_fields()
         if self.model.name == "autoencoder":
             from ..training.autoencoder import AutoencoderLearner
             from .training_data import latitude_longitude

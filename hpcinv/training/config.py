@@ -2,9 +2,11 @@ r"""Typed fields of training, without any heavy import: the planner and the sche
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hpcinv.training.presets import PRESETS
 
 
 class _Fields(BaseModel):
@@ -86,10 +88,29 @@ class MixingConfig(_Fields):
     bank: Annotated[int, Field(ge=4, description="mixtures made once, then turned in pairs")] = 256
 
 
-class AutoencoderConfig(_Fields):
+class _Model(_Fields):
+    r"""A model's fields, of which a preset may give those that are not written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("preset") is None:
+            return value
+        known = PRESETS[cls.model_fields["name"].default]
+        return {**known.get(value["preset"], {}), **value}
+
+    def build_fields(self) -> dict[str, Any]:
+        r"""What :func:`hpcinv.models.build` takes, but for the shape of the data."""
+        return self.model_dump(exclude={"preset"})
+
+
+class AutoencoderConfig(_Model):
     r"""An autoencoder of states on a latitude-longitude grid."""
 
     name: Literal["autoencoder"] = "autoencoder"
+    preset: Annotated[
+        Literal["tiny", "small", "base", "appa-500m"] | None, Field(description="a named size")
+    ] = None
     latent_channels: Annotated[int, Field(gt=0, description="channels of a latent")] = 16
     stride: Annotated[int, Field(gt=1, description="grid points per latent cell and axis")] = 8
     width: Annotated[int, Field(gt=0, description="features on the latent grid")] = 64
@@ -115,10 +136,13 @@ class AutoencoderLoss(_Fields):
     ] = 600.0
 
 
-class TrajectoryDenoiserConfig(_Fields):
+class TrajectoryDenoiserConfig(_Model):
     r"""A denoiser of windows of latents or states."""
 
     name: Literal["trajectory_denoiser"] = "trajectory_denoiser"
+    preset: Annotated[
+        Literal["tiny", "small", "base", "appa-1b"] | None, Field(description="a named size")
+    ] = None
     width: Annotated[int, Field(gt=0, description="channels inside")] = 64
     depth: Annotated[int, Field(gt=0, description="space-time blocks")] = 4
     heads: Annotated[int, Field(ge=0, description="attention heads, 0 for convolutions only")] = 0

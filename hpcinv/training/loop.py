@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,10 +23,11 @@ from hpcinv.io.atomic import digest_bytes
 from hpcinv.models import build, save
 from hpcinv.training.checkpoints import Checkpoints
 from hpcinv.training.config import TrainConfig
+from hpcinv.training.cost import count_flops
 from hpcinv.training.data import Dataset, Order, Sample, stack
 from hpcinv.training.engine import Average, micro_batch, start, whole
 from hpcinv.training.learner import Learner
-from hpcinv.training.metrics import Metrics
+from hpcinv.training.metrics import Clock, Metrics
 
 if TYPE_CHECKING:
     from hpcinv.parallel import World
@@ -150,6 +150,7 @@ def train(
             where=checkpoints.folder / manifest["tag"],
             instead="Start afresh (--fresh), or restore the fields.",
         )
+    flops = _flops(learner, dataset, config, world) if world.rank == 0 else 0
     universal = manifest is not None and checkpoints.spread(manifest)
     engine = start(learner, config, world, universal)
     average = Average(engine) if config.ema else None
@@ -180,7 +181,7 @@ def train(
     feed = _Feed(learner, dataset, config, world)
     metrics = Metrics(folder / "metrics.jsonl", first, active=world.rank == 0)
     saved, loss = first, math.nan
-    clock = _Clock()
+    clock = Clock(flops, config.precision)
     try:
         for step in range(first, config.steps):
             if stop is not None and stop.requested(world):
@@ -214,7 +215,14 @@ def train(
                 progress.update(done, config.steps, loss=loss)
     finally:
         feed.close()
+        metrics.close()
     return _export(engine, average, feed, validation, folder, metrics, loss)
+
+
+def _flops(learner: Learner, dataset: Dataset, config: TrainConfig, world: World) -> int:
+    r"""Operations of one rank in one step."""
+    sample = _drawn(learner, dataset, config.seed, "training", 0, 0)
+    return config.accumulation * count_flops(learner, sample, micro_batch(config, world))
 
 
 def _identity(learner: Learner, config: TrainConfig) -> str:
@@ -330,29 +338,3 @@ def _averaged_validation(
         return float(np.mean(losses))
     finally:
         learner.module = trained
-
-
-class _Clock:
-    r"""Where the time of the steps goes, between two lines of metrics."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self._spent: dict[str, float] = {}
-        self._steps = 0
-
-    def lap(self, name: str) -> None:
-        r"""Counts the time since the last lap under a name."""
-        now = time.perf_counter()
-        self._spent[name] = self._spent.get(name, 0.0) + now - self._last
-        self._last = now
-        self._steps += name == "step"
-
-    def figures(self, batch: int) -> dict[str, float]:
-        r"""Throughput, and the share of time spent waiting for data; starts anew."""
-        total = sum(self._spent.values())
-        found = {
-            "samples_per_second": self._steps * batch / total if total else 0.0,
-            "data_wait": self._spent.get("data", 0.0) / total if total else 0.0,
-        }
-        self._spent, self._steps = {}, 0
-        return found
