@@ -138,6 +138,7 @@ def plan(
     from rich.console import Console
 
     from .kinds.study import load
+    from .launch.estimate import estimate_table, estimates
     from .launch.plan import plan_table, write_scripts
     from .launch.profile import load_profile
 
@@ -146,6 +147,11 @@ def plan(
     profile = load_profile(cluster)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(plan_table(study, _runs(runs), profile))
+    trainings, unknown = estimates(study, _runs(runs))
+    if trainings:
+        console.print(estimate_table(trainings, profile))
+    if unknown:
+        print(f"what {', '.join(unknown)} will hold is known once the data are there")
     if sbatch is not None:
         for script in write_scripts(study, _runs(runs), profile, sbatch):
             print(script)

@@ -115,7 +115,10 @@ def test_a_job_file_changes_bounds():
     assert (toy.prior.parameters[0].low, toy.prior.parameters[0].high) == (100, 200)
     assert toy.prior.parameters[1] == PRIOR.parameters[1]
     for change, said in [
-        ({"t": {"low": 1, "high": 2, "unit": "K"}}, "prior of 't': no such parameter. Known: T, k"),
+        (
+            {"t": {"low": 1, "high": 2, "unit": "K"}},
+            "prior of 't': no such parameter. Known: T, k",
+        ),
         ({"T": {"low": 1, "high": 2}}, "prior of 'T': the unit is missing"),
         ({"T": {"low": 1, "unit": "degC"}}, "the unit is 'degC'. The simulator takes 'K'"),
         ({"T": {"lwo": 1, "unit": "K"}}, "unknown field 'lwo'. Did you mean 'low'"),

@@ -212,6 +212,20 @@ class Import(Job):
         ctx.say(f"{L} frames, {len(file.channels)} channels on {'x'.join(map(str, writer.grid))}")
         return {"store": writer.close()}
 
+    def store_shape(self) -> tuple[int, tuple[int, ...]] | None:
+        r"""Channels and grid of the store it will make, where a netCDF header tells them."""
+        import netCDF4
+
+        local = self._local()
+        if local is None or not local.is_file() or self.region:
+            return None
+        try:
+            with netCDF4.Dataset(str(local)) as f:
+                first = f.variables[next(iter(self.variables))]
+                return len(self.variables) * len(self.levels or [0]), first.shape[-2:]
+        except (OSError, KeyError):  # another format, or a mistake that `check` tells
+            return None
+
     def figures(self, study: Study, name: str) -> dict[str, str]:
         return {"source": self.source.path or f"{self.source.debian} (Debian)"}
 

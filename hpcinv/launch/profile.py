@@ -11,10 +11,18 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from ..errors import BadInput, nearest
 from ..shipped import folder
+from ..training.devices import DEVICES
 
 
 def _word(value: str) -> str:
@@ -40,11 +48,19 @@ class Profile(BaseModel):
     mpi: Word | None = Field(None, description="srun --mpi=")
     srun_args: list[Word] = []
     cpus_per_task: int = Field(1, ge=1, description="for jobs that do not say")
+    gpu: str | None = Field(None, description="its GPUs, as hpcinv/training/devices.py names them")
     exclusive: bool = False
     setup: list[str] = Field([], description="shell lines of the site, e.g. module load ...")
     environment: dict[Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
     signal_delay: int = Field(90, ge=1, description="seconds between the signal and the end")
     max_restarts: int = Field(10, ge=0)
+
+    @field_validator("gpu")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in DEVICES:
+            raise ValueError(f"unknown GPU '{value}'. {nearest(value, DEVICES)}")
+        return value
 
 
 def load_profile(name: str | None) -> Profile:

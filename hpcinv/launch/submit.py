@@ -11,6 +11,7 @@ from ..errors import EXIT_FAILED, BadInput
 from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
+from .estimate import refuse_what_cannot_fit
 from .profile import Profile
 from .run_here import cause
 from .script import render
@@ -31,6 +32,7 @@ def submit_study(study: Study, runs: Path, profile: Profile) -> list[RunFolder]:
     need_slurm()
     study.check()
     check_partition(profile.partition, profile.name)
+    refuse_what_cannot_fit(study, runs, profile)
     names = [n for n in study.order() if n in study.wanted]
     for name in names:
         study.jobs[name].fetch()

@@ -120,6 +120,11 @@ class AutoencoderConfig(_Model):
     bound: Annotated[float, Field(gt=0, description="value at which latents saturate")] = 8.0
     periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
 
+    def latent(self, grid: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+        r"""Channels and grid of the latents of states on a grid (H, W)."""
+        rows, columns = (-(-n // self.stride) for n in grid)
+        return self.latent_channels, (rows, columns)
+
 
 class AutoencoderLoss(_Fields):
     r"""What an autoencoder is trained for."""

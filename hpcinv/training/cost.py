@@ -75,13 +75,14 @@ def trace(learner: Any, batch: Mapping[str, Any]) -> Cost:
 
     counter = FlopCounterMode(display=False, custom_mapping={fused: attention})
     inputs = {k: on_meta(v.detach()) for k, v in batch.items()}
+    for v in inputs.values():
+        pack(v)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), counter, Fused():
         functional_call(learner, {**state, **fixed}, (inputs,))
     return Cost(
         parameters=sum(v.numel() for v in state.values() if v.requires_grad),
         flops=3 * counter.get_total_flops(),  # a backward pass costs two forward ones
-        activations=sum(s.nbytes() for s in kept.values())
-        + sum(v.numel() * v.element_size() for v in inputs.values()),
+        activations=sum(s.nbytes() for s in kept.values()),
     )
 
 
@@ -108,7 +109,8 @@ def memory(cost: Cost, zero: int, precision: str, ranks: int, ema: bool = True) 
         "gradients": (4 if wide or zero == 0 else 2) * p // (ranks if zero >= 2 else 1),
         "optimiser": states * p // (ranks if zero else 1),
         "activations": cost.activations // (1 if wide else 2),
-        "buffers": 2 * size * min(p, BUCKET) if zero else 0,
+        # Stage 3 gathers weights layer by layer; others' buckets are idle with a single rank.
+        "buffers": size * (min(p, BUCKET) * (zero == 3) + 2 * BUCKET * (zero > 0 and ranks > 1)),
     }
     return {**found, "all": sum(found.values())}
 
@@ -134,39 +136,40 @@ def count_flops(learner: Any, sample: Mapping[str, Any], micro: int) -> int:
 
 
 def main() -> None:
-    r"""Reads the fields of a training as JSON on stdin, writes its cost: for the planner, which
-    loads no torch itself."""
+    r"""Reads the fields of trainings as a JSON list on stdin and writes their costs, for the
+    planner, which loads no torch itself."""
+    json.dump([asdict(_foreseen(asked)) for asked in json.load(sys.stdin)], sys.stdout)
+
+
+def _foreseen(asked: dict[str, Any]) -> Cost:
     import numpy as np
     import torch
 
     from hpcinv.training.config import AutoencoderLoss, DiffusionLoss
 
-    asked = json.load(sys.stdin)
     shape = (asked["window"], asked["channels"], *asked["grid"])
     model = {**asked["model"], "channels": asked["channels"], "grid": asked["grid"]}
     sample = {
         "x": np.broadcast_to(np.float32(0), shape),
-        "context": np.zeros((asked["window"], model.get("context", 0)), np.float32),
+        "context": np.zeros((asked["window"], model["context"]), np.float32),
     }
     with torch.device("meta"):
         if model["name"] == "autoencoder":
             from hpcinv.training.autoencoder import AutoencoderLearner
 
-            learner: Any = AutoencoderLearner(model, AutoencoderLoss(**(asked["loss"] or {})))
-            latent = list(learner.module.latent_shape)
+            learner: Any = AutoencoderLearner(model, AutoencoderLoss(**asked["loss"]))
         else:
             from hpcinv.training.diffusion import DiffusionLearner
 
-            learner = DiffusionLearner(model, DiffusionLoss(**(asked["loss"] or {})))
-            latent = None
+            learner = DiffusionLearner(model, DiffusionLoss(**asked["loss"]))
         sample = learner.draw(sample, np.random.default_rng(0))
-    cost = describe(learner, sample, asked["micro"])
+    cost = describe(learner, sample, 1)
     if model.get("checkpointing"):
-        cost = replace(cost, activations=cost.activations + _block(model, sample, asked["micro"]))
-    json.dump({**asdict(cost), "latent": latent}, sys.stdout)
+        cost = replace(cost, activations=cost.activations + _block(model, sample))
+    return cost
 
 
-def _block(model: dict[str, Any], sample: Mapping[str, Any], micro: int) -> int:
+def _block(model: dict[str, Any], sample: Mapping[str, Any]) -> int:
     r"""Bytes of the one block that recomputation holds at a time."""
     import torch
 
@@ -176,7 +179,7 @@ def _block(model: dict[str, Any], sample: Mapping[str, Any], micro: int) -> int:
     with torch.device("meta"):
         for depth in (1, 2):
             shallow = DiffusionLearner({**model, "depth": depth, "checkpointing": False})
-            found.append(describe(shallow, sample, micro).activations)
+            found.append(describe(shallow, sample, 1).activations)
     return found[1] - found[0]
 
 

@@ -1,0 +1,219 @@
+r"""What the planner says of a training: operations, memory of each ZeRO stage, hours on a GPU.
+
+The figures come from `hpcinv.training.cost`, which needs torch: it runs once, in a process of its
+own, and its answer is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Estimate", "estimate_table", "estimates", "refuse_what_cannot_fit"]
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..io.atomic import digest_bytes, write_bytes
+from ..kinds.encode import Encode
+from ..kinds.import_ import Import
+from ..kinds.prepare import input_folders
+from ..kinds.study import Study
+from ..kinds.train import Train
+from ..runs.progress import clock
+from ..training.cost import Cost, memory
+from ..training.devices import DEVICES
+from .profile import Profile
+
+USED = 0.35  # share of a GPU's peak assumed for hours: what large transformers commonly reach
+ROOM = 0.9  # share of a GPU's memory the planner fills: the rest is the allocator's and NCCL's
+# Bytes of a rank without a model, on a CPU (measured) and on a GPU: context, kernels, buffers.
+FRAMEWORK = (500_000_000, 1_500_000_000)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    r"""The cost of one training job, of one sample."""
+
+    name: str
+    job: Train
+    cost: Cost
+    ranks: int
+
+    @property
+    def micro(self) -> int:
+        return max(1, self.job.training.batch // (self.ranks * self.job.training.accumulation))
+
+    def held(self, zero: int, micro: int | None = None) -> int:
+        r"""Bytes of a rank while it trains."""
+        t = self.job.training
+        n = micro or self.micro
+        cost = Cost(self.cost.parameters, self.cost.flops, n * self.cost.activations)
+        own = FRAMEWORK[self.job.resources.gpus_per_task > 0]
+        return memory(cost, zero, t.precision, self.ranks, bool(t.ema))["all"] + own
+
+    @property
+    def checkpoint(self) -> int:
+        r"""Bytes of a checkpoint: weights, two moments, the average, 32-bit copies of 16."""
+        t = self.job.training
+        each = (4 if t.precision == "fp32" else 6) + 8 + (4 if t.ema else 0)
+        return each * self.cost.parameters
+
+    def hours(self, gpu: str) -> float:
+        t = self.job.training
+        peak = getattr(DEVICES[gpu], t.precision)
+        return t.steps * t.batch * self.cost.flops / (USED * peak * self.ranks) / 3600
+
+    def fitting(self, room: int) -> tuple[int, int] | None:
+        r"""The smallest stage and, with it, the fewest accumulation steps that fit, or None."""
+        for zero in (0, 1, 2, 3) if self.ranks > 1 else (0,):
+            share = self.job.training.batch // self.ranks
+            for micro in sorted((d for d in range(1, share + 1) if share % d == 0), reverse=True):
+                if self.held(zero, micro) <= room:
+                    return zero, share // micro
+        return None
+
+
+def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
+    r"""Of all training jobs asked for, and the names of those whose data are not known yet."""
+    asked: dict[str, dict[str, Any]] = {}
+    unknown = []
+    for name in study.order():
+        job = study.jobs[name]
+        if name not in study.wanted or not isinstance(job, Train):
+            continue
+        shape = _shape(study, runs, name, job.data)
+        if shape is None or job.model.name not in ("autoencoder", "trajectory_denoiser"):
+            unknown.append(name)
+            continue
+        asked[name] = {
+            "model": job.model.build_fields(),
+            "loss": job.loss.model_dump(),
+            "window": job.window,
+            "channels": shape[0],
+            "grid": list(shape[1]),
+        }
+    costs = _costs(asked)
+    found = [
+        Estimate(n, study.jobs[n], c, study.jobs[n].resources.tasks) for n, c in costs.items()
+    ]
+    return found, unknown
+
+
+def _shape(study: Study, runs: Path, name: str, ref: str) -> tuple[int, tuple[int, ...]] | None:
+    r"""Channels and grid of a job's input: of a store that is there, else of what will make it."""
+    folder = input_folders(study, runs, name)[ref]
+    for index in (folder / "store" / "index.json", folder / "index.json"):
+        try:
+            data = json.loads(index.read_text())
+            return len(data["channels"]), tuple(data["grid"])
+        except (OSError, ValueError, KeyError):
+            continue
+    job = study.jobs.get(ref)
+    if isinstance(job, Encode):
+        coder, states = study.jobs.get(job.autoencoder), _shape(study, runs, ref, job.data)
+        return coder.model.latent(states[1]) if isinstance(coder, Train) and states else None
+    return job.store_shape() if isinstance(job, Import) else None
+
+
+def _costs(asked: dict[str, dict[str, Any]]) -> dict[str, Cost]:
+    r"""Of each training by name, from the cache or one process for all that are not there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hpcinv" / "costs"
+    files = {
+        name: cache / f"{digest_bytes(json.dumps(fields, sort_keys=True).encode())}.json"
+        for name, fields in asked.items()
+    }
+    said: dict[str, str] = {}
+    for name, file in files.items():
+        try:
+            said[name] = file.read_text()
+        except OSError:
+            continue
+    new = [n for n in asked if n not in said]
+    if new:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcinv.training.cost"],
+            input=json.dumps([asked[n] for n in new]),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the cost of a training could not be traced:\n{done.stderr}")
+        for name, cost in zip(new, json.loads(done.stdout), strict=True):
+            said[name] = json.dumps(cost)
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+                write_bytes(files[name], said[name].encode())
+            except OSError:  # a home that is full or read-only: the next plan asks again
+                continue
+    return {name: Cost(**json.loads(said[name])) for name in asked}
+
+
+def estimate_table(found: list[Estimate], profile: Profile) -> Any:
+    r"""One row a training: its size, and what a rank of each ZeRO stage holds."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    titles = ["training", "parameters", "per sample", "checkpoint"]
+    titles += [f"ZeRO {zero}" for zero in range(4)]
+    titles += [f"hours on {profile.gpu}", "advice"] if profile.gpu else ["advice"]
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="left" if i in (0, len(titles) - 1) else "right")
+    for e in found:
+        zero = e.job.training.zero
+        held = [f"{e.held(z) / 1e9:.3g} GB" for z in range(4)]
+        held[zero] = f"[bold]{held[zero]}[/]"
+        row = [e.name, _count(e.cost.parameters), f"{_count(e.cost.flops)}FLOP"]
+        row += [f"{e.checkpoint / 1e9:.3g} GB", *held]
+        if profile.gpu:
+            row.append(clock(3600 * e.hours(profile.gpu)))
+        table.add_row(*row, _advice(e, profile))
+    gpu = f"; hours at {USED:.0%} of its peak" if profile.gpu else ""
+    table.caption = f"bytes held by one rank while it trains, of the stage in use in bold{gpu}"
+    table.caption_justify = "left"
+    return table
+
+
+def _count(n: int) -> str:
+    size, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (0, "k")) if n >= s)
+    return f"{n / (size or 1e3):.3g} {unit}"
+
+
+def _room(profile: Profile) -> int | None:
+    return int(ROOM * DEVICES[profile.gpu].memory) if profile.gpu else None
+
+
+def _advice(e: Estimate, profile: Profile) -> str:
+    room = _room(profile)
+    t = e.job.training
+    if room is None:
+        room, what = int(e.job.resources.mem_per_task), "the memory asked for"
+    else:
+        what = f"a {profile.gpu}"
+    if e.held(t.zero) <= room:
+        return f"fits {what}"
+    fit = e.fitting(room)
+    if fit is None:
+        return f"does not fit {what} with {e.ranks} ranks"
+    return f"to fit {what}: zero {fit[0]}, accumulation {fit[1]}"
+
+
+def refuse_what_cannot_fit(study: Study, runs: Path, profile: Profile) -> None:
+    r"""Raises BadInput for a training on GPUs whose named kind cannot hold it."""
+    if not profile.gpu or not any(
+        isinstance(study.jobs[n], Train) and study.jobs[n].resources.gpus_per_task
+        for n in study.wanted
+    ):
+        return
+    for e in estimates(study, runs)[0]:
+        if e.job.resources.gpus_per_task and e.held(e.job.training.zero) > _room(profile):
+            raise BadInput(
+                f"'{e.name}' needs {e.held(e.job.training.zero) / 1e9:.3g} GB on each GPU; "
+                f"{ROOM:.0%} of a {profile.gpu} is {_room(profile) / 1e9:.3g} GB",
+                study.sources[e.name].where(("training",)),
+                _advice(e, profile)[0].upper() + _advice(e, profile)[1:] + ".",
+            )
