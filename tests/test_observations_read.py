@@ -61,28 +61,30 @@ def test_what_is_left_out_is_counted(tmp_path):
         "t,1,K,1,2000-01-04,80,0,", "q,1,K,1,2000-01-04,0,0,",
     )  # fmt: skip
     table, left = read(path, variables={"t": "t", "u": "u"})
-    assert len(table) == 3
+    # each keeps its place in the table, with the reason as its flag
+    assert len(table) == 6 and sorted(table.flag.tolist()) == [0, 0, 0, 10, 12, 12]
+    assert len(table.used) == 3
     assert left == {
         "another variable": 1, "outside the grid": 1, "too far in time from any frame": 2
     }  # fmt: skip
     table, left = read(path, variables={"t": "t"}, window=2.0)
-    assert len(table) == 1 and left["another variable"] == 3
+    assert len(table.used) == 1 and left["another variable"] == 3
 
 
 def test_mask_regional_grids_and_other_names(tmp_path):
     masked = SimpleNamespace(**vars(STORE) | {"mask": np.zeros((5, 8), bool)})
     masked.mask[2, 1] = True
     table, left = read_points(write(tmp_path, *ROWS), masked, start=2, stop=8)
-    assert table.point.tolist() == [17] and left == {"outside the domain (mask)": 2}
+    assert table.used.point.tolist() == [17] and left == {"outside the domain (mask)": 2}
     path = write(tmp_path, "t,280,2000-01-04,30,315", head="what,obs,when,lat,lon")
     names = {"variable": "what", "value": "obs", "time": "when"}
-    table, _ = read(path, columns=names, error={"t": 0.7})
+    table, _ = read(path, columns=names, error={"t": 0.7}, units="K")
     assert table.error.tolist() == [0.7] and table.value.tolist() == [280.0]
     west = {"lat": np.linspace(40, 50, 5), "lon": np.linspace(-20, 15, 8)}
     region = SimpleNamespace(**vars(STORE) | {"coords": west})
     path = write(tmp_path, "t,280,K,1,2000-01-04,45,350,", "t,280,K,1,2000-01-04,45,30,")
     table, left = read_points(path, region, start=2, stop=8)
-    assert table.point.tolist() == [2 * 8 + 2] and left == {"outside the grid": 1}
+    assert table.used.point.tolist() == [2 * 8 + 2] and left == {"outside the grid": 1}
 
 
 def test_tables_of_our_own_are_read_as_they_are(tmp_path):
@@ -103,7 +105,7 @@ BAD = {
     "variable": ("temp,1,K,1,2000-01-04,0,0,", "unknown variable 'temp'"),
     "unit": ("t,1,Kelvins,1,2000-01-04,0,0,", "the unit 'Kelvins' is not known"),
     "dimension": ("t,1,Pa,1,2000-01-04,0,0,", "'Pa' is a pressure, 'K' a temperature"),
-    "no unit": ("t,1,,1,2000-01-04,0,0,", "'' is a none"),
+    "no unit": ("t,1,,1,2000-01-04,0,0,", "'t' has no units"),
     "date": ("t,1,K,1,yesterday,0,0,", "the time is 'yesterday'"),
     "error": ("t,1,K,0,2000-01-04,0,0,", "the error σ is 0.0"),
     "no error": ("t,1,K,,2000-01-04,0,0,", "error is 'nan'"),
@@ -125,9 +127,9 @@ def test_a_bad_row_is_named(tmp_path, case):
 def test_bad_files(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         read(tmp_path / "none.csv")
-    with pytest.raises(BadInput, match=r"'.txt' is not read"):
-        (tmp_path / "a.txt").write_text("x")
-        read(tmp_path / "a.txt")
+    with pytest.raises(BadInput, match=r"'.tsv' is not read"):
+        (tmp_path / "a.tsv").write_text("x")
+        read(tmp_path / "a.tsv")
     with pytest.raises(BadInput, match="no column 'variable'"):
         read(write(tmp_path, "1", head="a"))
     with pytest.raises(BadInput, match="cannot be read as csv"):

@@ -29,6 +29,11 @@ def test_a_csv_becomes_the_table(tmp_path):
     log = (folder / "logs" / "attempt-1.log").read_text()
     assert "1 rows left out: too far in time from any frame" in log
     t = ObservationTable.load(folder / "observations.nc")
+    assert len(t) == 3 and t.station[t.flag == 12].tolist() == ["old"]
+    assert json.loads((folder / "quality.json").read_text())["flags"] == {
+        "t": {"used": 2, "too far in time from any frame": 1}
+    }
+    t = t.used
     # 7 degC is 280.15 K; February 2002 is frame 25 of the store; 44 N 89 W is nearest 45 N 270 E.
     assert t.frame.tolist() == [1, 2] and abs(t.value[0] - 280.15) < 1e-9
     assert t.point.tolist() == [4 * 8 + 6, 0 * 8 + 4]

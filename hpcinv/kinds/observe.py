@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..errors import BadInput, nearest
-from ..observations.config import PointTable, RandomPoints
+from ..observations.config import (
+    CoarseGrid,
+    Orbit,
+    PointTable,
+    Quality,
+    RandomPoints,
+    Stations,
+    Tracks,
+)
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -21,13 +29,20 @@ class Observe(Job):
     r"""The table of observations: what a network sees of a known truth, or what a file holds.
 
     `data` is the trajectory that is observed. An OSSE draws from its frames; a file's rows are
-    only mapped to its grid and its times.
+    only mapped to its grid and its times. `observations.nc` holds every row, with a flag that
+    says why it is not used; `quality.json` counts the flags.
     """
 
     kind: Literal["observe"] = "observe"
     data: Annotated[str, Ref("store")]
     frames: tuple[int, int] = Field(description="half-open range of the frames analysed")
-    observing: Annotated[RandomPoints | PointTable, Field(discriminator="network")]
+    observing: Annotated[
+        RandomPoints | Stations | Tracks | Orbit | CoarseGrid | PointTable,
+        Field(discriminator="network"),
+    ]
+    quality: Quality | None = Field(
+        None, description="quality control; by default its defaults for files, none for draws"
+    )
 
     thing: ClassVar[str] = "observations"
 
@@ -38,46 +53,71 @@ class Observe(Job):
                 "'frames' is empty", where.where(("frames",)), "Write [first, last + 1]."
             )
         o = self.observing
-        if o.network == "table":
+        if getattr(o, "path", None) is not None:
             path = Path(o.path).expanduser()
             o.path = str(path if path.is_absolute() else (study.folder / path).resolve())
             if not Path(o.path).exists():
                 raise BadInput(f"no such file: {o.path}", where.where(("observing", "path")))
+        if o.network == "table":
             return
         data = study.jobs.get(self.data)
         known = list(data.variables) if data is not None and data.kind == "import" else []
+        derived = [d.name for d in o.forward.derived]
         if known and data.levels is None and o.channels:
             for c in o.channels:
-                if not any(c == v or c.startswith(f"{v}_") for v in known):
+                if c not in derived and not any(c == v or c.startswith(f"{v}_") for v in known):
                     raise BadInput(
                         f"unknown variable '{c}'",
                         where.where(("observing", "channels")),
-                        nearest(c, known),
+                        nearest(c, [*known, *derived]),
                     )
 
     def external(self) -> dict[str, tuple[Path, str]]:
-        o = self.observing
-        return {"table": (Path(o.path), "quick")} if o.network == "table" else {}
+        path = getattr(self.observing, "path", None)
+        return {} if path is None else {"table": (Path(path), "quick")}
 
     def run(self, ctx: Context) -> dict[str, str]:
-        from ..observations.networks import random_points
+        from ..io.atomic import digest_bytes, write_json
+        from ..observations.flags import counts
+        from ..observations.networks import draw
+        from ..observations.quality import control
         from ..observations.read import read_points
 
         store = ctx.store(self.data)
-        draw = self.observing.network == "random_points"
-        fields = self.observing.model_dump(exclude={"network"})
         start, stop = self.frames
-        if draw:
-            table = random_points(store, start=start, stop=stop, seed=self.seed, **fields)
-        else:
+        notes: dict[str, int] = {}
+        quality = self.quality
+        if self.observing.network == "table":
+            fields = {k: v for k, v in self.observing if k != "network"}
             path = fields.pop("path")
-            table, left_out = read_points(path, store, start=start, stop=stop, **fields)
-            for why, count in left_out.items():
-                ctx.say(f"{count} rows left out: {why}")
+            table, notes = read_points(path, store, start=start, stop=stop, **fields)
+            if quality is None:
+                sure = {} if store.statistics is not None else {"background": None}
+                quality = Quality(**sure)
+        else:
+            table = draw(self.observing, store, start=start, stop=stop, seed=self.seed)
+        if quality is not None:
+            table = control(table, store, quality, start=start, seed=self.seed)
         digest = table.save(ctx.folder / "observations.nc")
-        ctx.say(f"{len(table)} observations of {stop - start} frames")
-        return {"observations": digest}
+        found = {"flags": counts(table), "left out when reading": notes}
+        write_json(ctx.folder / "quality.json", found)
+        for why, count in notes.items():
+            ctx.say(f"{count} rows left out: {why}")
+        used = int((table.flag == 0).sum())
+        ctx.say(f"{used} observations of {stop - start} frames")
+        if used < len(table):
+            for variable, of in found["flags"].items():
+                said = "; ".join(f"{n} {why}" for why, n in of.items())
+                ctx.say(f"{variable}: {said}")
+        return {
+            "observations": digest,
+            "quality": digest_bytes((ctx.folder / "quality.json").read_bytes()),
+        }
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         o = self.observing
-        return {"file": o.path} if o.network == "table" else {"points": f"{o.points} a frame"}
+        if o.network == "table":
+            return {"file": o.path}
+        if o.network == "random_points":
+            return {"points": f"{o.points} a frame"}
+        return {"network": o.network}

@@ -5,7 +5,21 @@ Only pydantic is imported here: reading a job file needs nothing else.
 
 from __future__ import annotations
 
-__all__ = ["Derived", "Forward", "PointTable", "RandomPoints"]
+__all__ = [
+    "Buddy",
+    "CoarseGrid",
+    "Derived",
+    "Forward",
+    "Measured",
+    "Noise",
+    "Orbit",
+    "PointTable",
+    "Quality",
+    "RandomPoints",
+    "Stations",
+    "Thin",
+    "Tracks",
+]
 
 from typing import Literal
 
@@ -107,27 +121,228 @@ class Forward(BaseModel):
         return self.space == "nearest" and self.time == "nearest"
 
 
-class RandomPoints(BaseModel):
-    r"""Random grid points, drawn anew for each observed frame, all points equally likely.
+class Buddy(BaseModel):
+    r"""The check against neighbours.
 
     Fields:
-        points: Points in a frame.
-        channels: Channels seen at each of them; all when left out.
-        error: Standard deviation σ of the noise in the channel's units, one for all or by channel.
-        every: Observe each frame whose distance from the first is a multiple of this.
+        length_km: Length of the correlation of departures, :math:`e^{-r^2 / 2 L^2}`.
+        limit: Deviations of the neighbours' prediction that are too many.
+        neighbours: Nearest rows that are asked.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    network: Literal["random_points"] = "random_points"
-    points: PositiveInt = 200
+    length_km: float = Field(300.0, gt=0)
+    limit: float = Field(4.0, gt=0)
+    neighbours: PositiveInt = 8
+
+
+class Thin(BaseModel):
+    r"""Thinning or superobbing.
+
+    Fields:
+        km: Size of the cells.
+        method: `nearest` to the centre stays, or the `average` becomes a superobservation.
+        representativeness: Error that the rows of a cell share, in the variable's units.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    km: float = Field(gt=0)
+    method: Literal["nearest", "average"] = "nearest"
+    representativeness: float = Field(0.0, ge=0)
+
+
+class Quality(BaseModel):
+    r"""Quality control, see `hpcinv.observations.quality`.
+
+    Fields:
+        bounds: Lowest and highest value of a variable, `null` for none.
+        duplicates: Turn down repetitions.
+        background: Deviations of the prior's prediction that are too many; null for no check.
+        buddy: The check against neighbours; null for none.
+        withhold: Share of the stations (or places) kept from every method, for verification.
+        thin: Thinning or superobbing; null for none.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    bounds: dict[str, tuple[float | None, float | None]] = {}
+    duplicates: bool = True
+    background: float | None = Field(5.0, gt=0)
+    buddy: Buddy | None = None
+    withhold: float = Field(0.0, ge=0, lt=1)
+    thin: Thin | None = None
+
+
+class Noise(BaseModel):
+    r"""What is added to what a network sees; the table always tells `error` as its σ.
+
+    Fields:
+        factor: The noise's true deviation over the `error` that is told.
+        bias: Added to every value, in the variable's units, one for all or by variable.
+        station_bias: Deviation of a constant of each station's own, over `error`.
+        persistence: Correlation of a station's noise from frame to frame (not random points).
+        length_km: Length of the noise's correlation in space, exp(−r/L); null for white noise.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    factor: float = Field(1.0, gt=0)
+    bias: float | dict[str, float] = 0.0
+    station_bias: float = Field(0.0, ge=0)
+    persistence: float = Field(0.0, ge=0, lt=1)
+    length_km: float | None = Field(None, gt=0)
+
+
+class Network(BaseModel):
+    r"""What all networks share.
+
+    Fields:
+        channels: Channels or derived variables seen at each place; all channels when left out.
+        error: Standard deviation σ of the noise in the variable's units, one for all or by name.
+        every: Observe each frame whose distance from the first is a multiple of this.
+        gaps: Half-open ranges of the analysed frames, counted from 0, without observations.
+        missing: Share of the frames without observations, drawn at random.
+        surface: Only the first level of a grid with a vertical axis.
+        noise: How noise departs from white.
+        forward: How places see the state, and the derived variables.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
     channels: list[str] | None = None
     error: float | dict[str, float] = Field(default=0.5)
     every: PositiveInt = 1
+    gaps: list[tuple[int, int]] = []
+    missing: float = Field(0.0, ge=0, lt=1)
+    surface: bool = False
+    noise: Noise = Noise()
+    forward: Forward = Forward()
 
     @model_validator(mode="after")
-    def _errors(self) -> RandomPoints:
+    def _errors(self) -> Network:
         positive(self.error)
+        return self
+
+
+class RandomPoints(Network):
+    r"""Random grid points, drawn anew for each observed frame, all points equally likely.
+
+    Fields:
+        points: Points in a frame.
+    """
+
+    network: Literal["random_points"] = "random_points"
+    points: PositiveInt = 200
+
+    @model_validator(mode="after")
+    def _no_stations(self) -> RandomPoints:
+        if self.noise.persistence or self.noise.station_bias:
+            raise ValueError("noise: random points are no stations with a memory")
+        return self
+
+
+class Stations(Network):
+    r"""Fixed stations, from a list.
+
+    Fields:
+        path: A CSV file with the columns station, lat and lon.
+        places: The list itself: name -> [latitude, longitude].
+    """
+
+    network: Literal["stations"]
+    path: str | None = None
+    places: dict[str, tuple[float, float]] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> Stations:
+        if (self.path is None) != bool(self.places):
+            raise ValueError("stations: give either 'path' or 'places'")
+        return self
+
+
+class Tracks(Network):
+    r"""Ships or floats that report from where they are.
+
+    Fields:
+        platforms: How many.
+        speed: In m/s, over ground.
+        steadiness: Correlation of the heading from report to report: 1 is a ship on a great
+            circle, 0 a float that forgets where it came from.
+        reports: Reports of a platform in a frame, evenly spaced in time.
+    """
+
+    network: Literal["tracks"]
+    platforms: PositiveInt = 20
+    speed: float = Field(7.0, gt=0)
+    steadiness: float = Field(1.0, ge=0, le=1)
+    reports: PositiveInt = 1
+
+
+class Orbit(Network):
+    r"""The swath of a satellite on a circular orbit.
+
+    Fields:
+        altitude_km: Above a sphere of 6371 km.
+        inclination: Degrees; null for the one that keeps the orbit sun-synchronous.
+        local_time: Mean local time of the ascending node, hours.
+        swath_km: Width of what is seen, or
+        scan_angle: half angle of the scan, degrees from the nadir.
+        spacing_km: Distance of the footprints, along and across.
+    """
+
+    network: Literal["orbit"]
+    altitude_km: float = Field(817.0, gt=0)
+    inclination: float | None = Field(None, ge=0, le=180)
+    local_time: float = Field(21.5, ge=0, lt=24)
+    swath_km: float | None = Field(None, gt=0)
+    scan_angle: float | None = Field(None, gt=0, lt=90)
+    spacing_km: float = Field(100.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Orbit:
+        if (self.swath_km is None) == (self.scan_angle is None):
+            raise ValueError("orbit: give either 'swath_km' or 'scan_angle'")
+        return self
+
+
+class CoarseGrid(Network):
+    r"""Every `stride`-th point of the grid along each axis.
+
+    Fields:
+        stride: Points from one to the next.
+    """
+
+    network: Literal["grid"]
+    stride: PositiveInt = 4
+
+
+class Measured(BaseModel):
+    r"""A column that holds one variable.
+
+    Fields:
+        channel: The channel or derived variable it is; the column's own name by default.
+        units: Its units; the netCDF variable's own by default.
+        error: Standard deviation σ of its error, in the trajectory's units.
+        missing: Numbers that stand for nothing, besides what the file itself says.
+        flag: Column with the source's own verdict.
+        good: Its values that mean the value may be used.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    channel: str | None = None
+    units: str | None = None
+    error: float | None = Field(None, gt=0)
+    missing: list[float] = []
+    flag: str | None = None
+    good: list[str | int] = []
+
+    @model_validator(mode="after")
+    def _verdicts(self) -> Measured:
+        if (self.flag is None) != (not self.good):
+            raise ValueError("flag and good: give both or none")
         return self
 
 
@@ -135,13 +350,17 @@ class PointTable(BaseModel):
     r"""Observations read from a file; see `hpcinv.observations.read`.
 
     Fields:
-        path: A `.csv`, `.parquet` or `.nc` file.
+        path: A `.csv`, `.parquet`, `.nc` or `.cdf` file, or an ODV spreadsheet (`.txt`).
         columns: Names of the file's columns by ours (variable, value, units, error, time, lat,
-            lon, station), where they differ.
+            lon, station, level, flag), where they differ.
         variables: Channel of each of the file's variables, where names differ; others are left
             out and counted.
+        measured: For a file with a column for each variable: those columns.
+        units: Units where the file has no such column, one for all or by channel.
         error: Standard deviation where the file has no error column, one for all or by channel.
         window: Largest distance in time from a frame, in the trajectory's time units.
+        time_format: How times are written, for `strptime`; ISO 8601 by default.
+        forward: How rows see the state, and the derived variables they may be of.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -150,8 +369,18 @@ class PointTable(BaseModel):
     path: str
     columns: dict[str, str] = Field(default_factory=dict)
     variables: dict[str, str] | None = None
+    measured: dict[str, Measured] | None = None
+    units: str | dict[str, str] | None = None
     error: float | dict[str, float] | None = None
     window: float | None = Field(None, gt=0)
+    time_format: str | None = None
+    forward: Forward = Forward()
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> PointTable:
+        if self.measured is not None and self.variables is not None:
+            raise ValueError("measured: it names the variables, leave out 'variables'")
+        return self
 
 
 def positive(error: float | dict[str, float]) -> None:

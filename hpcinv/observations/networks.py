@@ -6,51 +6,51 @@ does not depend on which other frames are observed, on their order or on the num
 
 from __future__ import annotations
 
-__all__ = ["random_points"]
+__all__ = ["draw", "random_points"]
 
-from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput, nearest
-from .table import ObservationTable
+from .config import RandomPoints
+from .operators import Operator
+from .places import Places, places
+from .quality import unit_vectors
+from .table import COLUMNS, FURTHER, ObservationTable
+
+MOST = 6000  # places of a frame whose correlated noise is drawn through a dense factor
 
 
-def random_points(
-    truth,
-    *,
-    start: int,
-    stop: int,
-    points: int,
-    channels: Sequence[str] | None = None,
-    error: float | dict[str, float] = 0.5,
-    every: int = 1,
-    seed: int = 0,
-) -> ObservationTable:
-    r"""Random valid grid points of each frame, with white Gaussian noise.
+def random_points(truth: Any, *, start: int, stop: int, seed: int = 0, **fields: Any):
+    r"""`draw` of `hpcinv.observations.config.RandomPoints` with some fields."""
+    return draw(RandomPoints(**fields), truth, start=start, stop=stop, seed=seed)
+
+
+def draw(network: Any, truth: Any, *, start: int, stop: int, seed: int = 0) -> ObservationTable:
+    r"""What a network sees of the truth, with noise.
 
     Arguments:
+        network: A network of `hpcinv.observations.config`.
         truth: A trajectory store (`.read`, `.channels`, `.units`, `.grid`, `.coords`, `.time`,
             `.time_units`, `.calendar`, `.mask`); frames are read one by one.
         start, stop: Frames of the store that are analysed: frame `start` becomes frame 0.
-        points: Points in a frame, drawn without replacement, all equally likely (so that on a
-            latitude–longitude grid the polar caps are seen more densely than the tropics).
-        channels: Names of the channels seen at each point; all by default.
-        error: Standard deviation σ in the channel's units, one for all or by channel.
-        every: Observe frames 0, `every`, 2 `every`, ...
         seed: Key of the draws.
 
     Returns:
-        A table of `points` × channels rows for each observed frame.
+        A table of places × variables rows for each observed frame.
 
     Raises:
-        BadInput: For unknown channels, frames outside the store, too many points, or a truth
-            that is not finite where it is observed.
+        BadInput: For unknown variables, frames outside the store, a network that does not fit
+            the grid, or a truth that is not finite where it is observed.
     """
     from ..diffusion.noise import generator
 
-    names = list(truth.channels)
-    seen = names if channels is None else list(channels)
+    derived = {d.name: d for d in network.forward.derived}
+    names = [*truth.channels, *derived]
+    seen = list(truth.channels) if network.channels is None else list(network.channels)
+    error = network.error
     for name in [*seen, *(error if isinstance(error, dict) else ())]:
         if name not in names:
             raise BadInput(f"unknown variable '{name}'", "channels", nearest(name, names))
@@ -63,63 +63,119 @@ def random_points(
             "observed frames",
             f"Give frames between 0 and {truth.length - 1}.",
         )
-    where = np.arange(int(np.prod(truth.grid)))
-    if truth.mask is not None:
-        where = np.flatnonzero(np.asarray(truth.mask, bool).reshape(-1))
-    if points > len(where):
+    if network.forward.time == "linear" and network.network not in ("tracks", "orbit"):
         raise BadInput(
-            f"{points} points of a grid of {len(where)} valid points",
-            "points",
-            f"Give at most {len(where)}.",
+            "this network observes at the frames' own times",
+            "observing: forward: time",
+            "Leave it at nearest.",
         )
     index = np.array([names.index(n) for n in seen])
     sigma = np.array([error[n] if isinstance(error, dict) else error for n in seen], float)
-    lat, lon = _geography(truth)
-    rows: dict[str, list[np.ndarray]] = {
-        k: [] for k in ("frame", "channel", "point", "value", "error", "lat", "lon", "time")
-    }
-    for t in range(start, stop, every):
+    where = places(network, truth, seed)
+    rows: dict[str, list[np.ndarray]] = {k: [] for k in COLUMNS}
+    for t in _observed(network, start, stop, seed):
         rng = generator(seed, "observe", t)
-        p = rng.permutation(where)[:points]
-        noise = rng.standard_normal((points, len(index))) * sigma
-        x = truth.read(t, t + 1)[0].reshape(len(names), -1)
-        y = x[index[None], p[:, None]].astype(np.float64) + noise
-        if not np.isfinite(y).all():
-            c = names[index[np.flatnonzero(~np.isfinite(y).all(0))[0]]]
-            raise BadInput(f"the truth '{c}' is not finite at frame {t}", "observed frames")
-        shape = (points, len(index))
+        p = where(t, rng)
+        noise = _noise(network, p, seen, sigma, t, rng, seed)
         for key, column in (
             ("frame", t - start),
             ("channel", index[None]),
-            ("point", p[:, None]),
-            ("value", y),
+            ("point", p.point[:, None]),
+            ("value", noise),
             ("error", sigma[None]),
-            ("lat", lat[p][:, None]),
-            ("lon", lon[p][:, None]),
-            ("time", truth.time[t]),
+            ("lat", p.lat[:, None]),
+            ("lon", p.lon[:, None]),
+            ("time", p.time[:, None]),
+            ("station", p.station[:, None]),
         ):
-            rows[key].append(np.broadcast_to(column, shape).reshape(-1))
-    columns = {k: np.concatenate(v) for k, v in rows.items()}
-    return ObservationTable(
-        **columns,
-        station=np.full(len(columns["frame"]), "", np.str_),
-        channels=tuple(names),
+            rows[key].append(np.broadcast_to(column, noise.shape).reshape(-1))
+    if not rows["frame"]:
+        raise BadInput("no frame is observed", "observing", "Leave out gaps or missing frames.")
+    table = ObservationTable(
+        **{k: np.concatenate(v) for k, v in rows.items()},
+        channels=tuple(truth.channels),
         units=tuple(truth.units),
         time_units=truth.time_units,
         calendar=truth.calendar,
+        forward=network.forward,
     )
+    return _seen(table, truth, start)
 
 
-def _geography(truth) -> tuple[np.ndarray, np.ndarray]:
-    r"""Latitude and longitude of every grid point (flat), NaN where the grid has none."""
-    found = {}
-    for axis, (name, values) in enumerate(truth.coords.items()):
-        kind = truth.coord_attrs.get(name, {}).get("standard_name", name)
-        shape = [1] * len(truth.grid)
-        shape[axis] = -1
-        found[kind] = np.broadcast_to(values.reshape(shape), truth.grid).reshape(-1)
-    nothing = np.full(int(np.prod(truth.grid)), np.nan)
-    lat = found.get("latitude", found.get("lat", nothing))
-    lon = found.get("longitude", found.get("lon", nothing))
-    # A grid may run past the meridian it began at (20 to 377.5 degrees); tables do not.
-    return lat.astype(np.float64), np.where(lon > 360, lon - 360, lon).astype(np.float64)
+def _seen(noise: ObservationTable, truth: Any, start: int) -> ObservationTable:
+    r"""What the rows see of the truth, added to the noise that they hold."""
+    operator = Operator(noise, truth, start)
+    value = noise.value.copy()
+    for f in np.unique(noise.frame):
+        rows = operator.rows([int(f)])
+        y = operator.see(lambda k: truth.read(start + k, start + k + 1)[0], [int(f)])
+        bad = ~np.isfinite(y)
+        if bad.any():
+            c = noise.variables[int(noise.channel[rows[int(np.argmax(bad))]])]
+            raise BadInput(
+                f"the truth '{c}' is not finite at frame {start + int(f)}", "observed frames"
+            )
+        value[rows] = y + value[rows]
+    columns = {c: getattr(noise, c) for c in COLUMNS | FURTHER}
+    return replace(noise, **columns | {"value": value})
+
+
+def _observed(network: Any, start: int, stop: int, seed: int) -> list[int]:
+    from ..diffusion.noise import generator
+
+    out = []
+    for t in range(start, stop, network.every):
+        if any(a <= t - start < b for a, b in network.gaps):
+            continue
+        if network.missing and generator(seed, "missing frame", t).random() < network.missing:
+            continue
+        out.append(t)
+    return out
+
+
+def _noise(network, p: Places, seen, sigma, t: int, rng, seed: int) -> np.ndarray:
+    r"""Noise of one frame, (places, variables)."""
+    from ..diffusion.noise import generator
+
+    how, n = network.noise, len(p.point)
+    white = rng.standard_normal((n, len(seen)))
+    if how.persistence:  # a sum over the past, from the platform's own numbers
+        white = np.zeros((n, len(seen)))
+        rho = how.persistence
+        for lag in range(int(np.ceil(np.log(1e-6) / np.log(rho))) + 1):
+            of = _by_platform(p, seed, "noise", t - lag, len(seen))
+            white += np.sqrt(1 - rho**2) * rho**lag * of
+    if how.length_km is not None and n:
+        if n > MOST:
+            raise BadInput(
+                f"correlated noise of {n} places of a frame", "noise: length_km",
+                f"At most {MOST}: observe less, or write length_km: null.",
+            )  # fmt: skip
+        if np.isnan(p.lat).any():
+            raise BadInput("no geography for correlated noise", "noise: length_km")
+        x = unit_vectors(p.lat, p.lon)
+        r = np.sqrt(np.maximum(((x[:, None] - x[None]) ** 2).sum(-1), 0))
+        S = np.exp(-r / how.length_km)
+        S[np.diag_indices(n)] += 1e-9  # two reports from one place
+        white = np.linalg.cholesky(S) @ white
+    noise = white * (how.factor * sigma)
+    bias = [how.bias.get(c, 0.0) if isinstance(how.bias, dict) else how.bias for c in seen]
+    if any(bias):
+        noise = noise + np.array(bias)
+    if how.station_bias:
+        own = np.empty_like(noise)
+        for k in np.unique(p.platform):
+            g = generator(seed, "station bias", int(k))
+            own[p.platform == k] = g.standard_normal(len(seen))
+        noise = noise + how.station_bias * sigma * own
+    return noise
+
+
+def _by_platform(p: Places, seed: int, purpose: str, t: int, C: int) -> np.ndarray:
+    from ..diffusion.noise import generator
+
+    out = np.empty((len(p.point), C))
+    for k in np.unique(p.platform):
+        at = np.flatnonzero(p.platform == k)
+        out[at] = generator(seed, purpose, int(k), t).standard_normal((len(at), C))
+    return out

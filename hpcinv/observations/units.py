@@ -9,6 +9,8 @@ from ..errors import BadInput, nearest
 # unit: (dimension, factor, offset), value in the dimension's base unit = factor · value + offset
 UNITS = {
     "1": ("none", 1.0, 0.0),
+    "dimensionless": ("none", 1.0, 0.0),
+    "psu": ("none", 1.0, 0.0),
     "%": ("none", 0.01, 0.0),
     "percent": ("none", 0.01, 0.0),
     "g kg-1": ("none", 1e-3, 0.0),
@@ -18,6 +20,8 @@ UNITS = {
     "degC": ("temperature", 1.0, 273.15),
     "celsius": ("temperature", 1.0, 273.15),
     "degrees_celsius": ("temperature", 1.0, 273.15),
+    "degrees celsius": ("temperature", 1.0, 273.15),
+    "C": ("temperature", 1.0, 273.15),
     "degF": ("temperature", 5 / 9, 459.67 * 5 / 9),
     "m s-1": ("speed", 1.0, 0.0),
     "km h-1": ("speed", 1 / 3.6, 0.0),
@@ -35,10 +39,25 @@ UNITS = {
     "cm": ("length", 1e-2, 0.0),
     "km": ("length", 1e3, 0.0),
     "ft": ("length", 0.3048, 0.0),
+    "dbar": ("pressure", 1e4, 0.0),
+    "decibars": ("pressure", 1e4, 0.0),
+    "hectopascals": ("pressure", 100.0, 0.0),
+    "meters": ("length", 1.0, 0.0),
+    "umol kg-1": ("amount per mass", 1.0, 0.0),
+    "micromoles per kilogram": ("amount per mass", 1.0, 0.0),
+    "kg m-2": ("column", 1.0, 0.0),
+    "g m-2": ("column", 1e-3, 0.0),
     "mmol m-3": ("concentration", 1.0, 0.0),
     "umol L-1": ("concentration", 1.0, 0.0),
 }
-SAME = {"m/s": "m s-1", "km/h": "km h-1", "g/kg": "g kg-1", "kg/kg": "kg kg-1", "": "1"}
+SAME = {
+    "m/s": "m s-1",
+    "meters/second": "m s-1",
+    "km/h": "km h-1",
+    "g/kg": "g kg-1",
+    "kg/kg": "kg kg-1",
+    "": "1",
+}
 
 
 def conversion(unit: str, to: str, where: object = None) -> tuple[float, float]:

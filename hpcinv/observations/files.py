@@ -1,0 +1,231 @@
+r"""Files of observations as one long table: a row for each number observed.
+
+CSV, Parquet, netCDF and ODV text come in two shapes. *Long*: the columns variable, value, time,
+lat, lon and perhaps units, error, station, level, flag. *Wide*: one column for each measured
+variable (`Measured` says which), as reports and casts are archived; what is missing there was not
+observed. Variables of a netCDF file may span several dimensions (casts × depths): those of fewer
+are repeated. Columns are renamed to ours; nothing is converted yet.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NEEDED", "OPTIONAL", "open_long"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEEDED = ("variable", "value", "time", "lat", "lon")
+OPTIONAL = ("units", "error", "station", "level", "flag")
+PLACE = ("time", "lat", "lon", "station", "level")
+SUFFIXES = (".csv", ".parquet", ".nc", ".cdf", ".txt")
+
+
+def open_long(
+    path: Path,
+    columns: Mapping[str, str],
+    measured: Mapping[str, Any] | None = None,
+    notes: dict[str, int] | None = None,
+) -> pd.DataFrame:
+    r"""Reads a file.
+
+    Arguments:
+        path: The file.
+        columns: Names of the file's columns by ours, where they differ.
+        measured: Columns that hold one variable each, with what is known of them; None for a
+            file in long shape.
+        notes: Gets the number of values that were missing in a wide file.
+
+    Returns:
+        A frame with the columns `NEEDED` and those of `OPTIONAL` that the file has. Its index is
+        the row of the file.
+
+    Raises:
+        BadInput: If the file cannot be read or a column is missing.
+    """
+    if not path.exists():
+        raise BadInput("no such file", path)
+    if path.suffix not in SUFFIXES:
+        raise BadInput(f"'{path.suffix}' is not read", path, f"Give one of {', '.join(SUFFIXES)}.")
+    unknown = [ours for ours in columns if ours not in NEEDED + OPTIONAL]
+    if unknown:
+        raise BadInput(
+            f"no column '{unknown[0]}'", "columns", nearest(unknown[0], NEEDED + OPTIONAL)
+        )
+    if path.stat().st_size == 0:
+        raise BadInput(f"cannot be read as {path.suffix[1:]} (it is empty)", path)
+    place = {ours: columns.get(ours, ours) for ours in PLACE}
+    if path.suffix in (".nc", ".cdf"):
+        wanted = set(place.values()) | set(columns.values())
+        for theirs, m in (measured or {}).items():
+            wanted |= {theirs, *([m.flag] if m.flag else [])}
+        frame = _netcdf(path, wanted if measured is not None else None)
+    else:
+        frame = _text(path)
+    if measured is None:
+        return _named(frame, columns, NEEDED, path)
+    frame = _named(frame, {k: v for k, v in columns.items() if k in PLACE}, PLACE[:3], path)
+    return _melt(frame, measured, path, {} if notes is None else notes)
+
+
+def _named(frame, columns: Mapping[str, str], needed, path: Path) -> pd.DataFrame:
+    have = list(map(str, frame.columns))
+    repeated = [c for c in have if have.count(c) > 1 or (c.endswith(".1") and c[:-2] in have)]
+    if repeated:
+        raise BadInput(f"two columns '{repeated[0].removesuffix('.1')}'", path, "Rename one.")
+    for ours in [*needed, *(c for c in columns if c not in needed)]:
+        theirs = columns.get(ours, ours)
+        if theirs not in frame:
+            raise BadInput(
+                f"no column '{theirs}'",
+                path,
+                f"It has {', '.join(have)}: name the right one under columns.",
+            )
+    return frame.rename(columns={theirs: ours for ours, theirs in columns.items()})
+
+
+def _text(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        return _odv(path)
+    except ImportError as e:
+        raise BadInput("Parquet needs pyarrow", path, "Run: pip install pyarrow") from e
+    except (ValueError, OSError, UnicodeDecodeError) as e:
+        if isinstance(e, BadInput):
+            raise
+        text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise BadInput(
+            f"cannot be read as {path.suffix[1:]} ({text})",
+            path,
+            "Is it whole? Copy it again, or look at the line named.",
+        ) from e
+
+
+def _odv(path: Path) -> pd.DataFrame:
+    r"""ODV spreadsheet: comments begin with //, what a cast says once holds until it is said anew.
+
+    Names lose what follows the first space or colon; columns QV of the same name get a number.
+    """
+    import pandas as pd
+
+    lines = path.read_text(errors="replace").splitlines()
+    body = [k for k, line in enumerate(lines) if line.strip() and not line.startswith("//")]
+    if not body or "\t" not in lines[body[0]]:
+        raise BadInput(
+            "no ODV spreadsheet", path, "A .txt file begins with // and has tabs between columns."
+        )
+    names, seen = [], {}
+    for name in lines[body[0]].split("\t"):
+        short = name.split(" [")[0].split(":META")[0].strip()
+        seen[short] = seen.get(short, 0) + 1
+        names.append(short if seen[short] == 1 else f"{short}_{seen[short]}")
+    rows = [lines[k].split("\t") for k in body[1:]]
+    short = [k for k, r in zip(body[1:], rows, strict=True) if len(r) != len(names)]
+    if short:
+        raise BadInput(
+            f"{len(lines[short[0]].split(chr(9)))} columns of {len(names)}",
+            f"{path}, line {short[0] + 1}",
+            "Is the file whole?",
+        )
+    frame = pd.DataFrame(rows, columns=names).replace("", np.nan)
+    if "Depth" in frame:
+        at = names.index("Depth")
+        frame[names[:at]] = frame[names[:at]].ffill()
+    frame.columns = [c.strip() for c in frame.columns]
+    return frame
+
+
+def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
+    r"""Variables as columns, those of fewer dimensions repeated along the others."""
+    import netCDF4
+    import pandas as pd
+
+    try:
+        with netCDF4.Dataset(path) as f:
+            names = [v for v in f.variables if wanted is None or v in wanted]
+            dims: tuple[str, ...] = ()
+            columns, units = {}, {}
+            for name in names:
+                v = f[name]
+                own = v.dimensions
+                x = v[:]
+                if v.dtype.kind == "S":
+                    x = np.char.strip(netCDF4.chartostring(np.ma.filled(x, b" "), "ascii"))
+                    own = own[:-1]
+                elif v.dtype.kind != "O":
+                    unit = getattr(v, "units", "")
+                    if " since " in unit:
+                        x = _dates(x, unit, getattr(v, "calendar", "standard"))
+                    elif v.dtype.kind == "f":
+                        x = np.ma.filled(x.astype(np.float64), np.nan)
+                    else:
+                        x = np.ma.filled(x, np.iinfo(v.dtype).min)
+                    units[name] = unit
+                columns[name] = (own, np.asarray(x))
+                dims = own if len(own) > len(dims) else dims
+            shape = tuple(len(f.dimensions[d]) for d in dims)
+            out = {}
+            for name, (own, x) in columns.items():
+                if not set(own) <= set(dims):
+                    continue
+                index = [slice(None) if d in own else None for d in dims]
+                out[name] = np.broadcast_to(x[tuple(index)], shape).reshape(-1)
+    except (OSError, RuntimeError, ValueError) as e:
+        raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
+    frame = pd.DataFrame(out)
+    frame.attrs["units"] = units
+    return frame
+
+
+def _dates(x: np.ndarray, units: str, calendar: str) -> np.ndarray:
+    r"""Times of a file as datetime64 of the real calendar, whatever calendar they are told in."""
+    import cftime
+
+    good = ~np.ma.getmaskarray(x)
+    out = np.full(x.shape, np.datetime64("NaT"), "datetime64[s]")
+    unique, inverse = np.unique(np.asarray(x)[good], return_inverse=True)
+    dates = cftime.num2date(unique, units.replace("Z", ""), calendar)
+    if calendar in ("julian",):
+        dates = [d.change_calendar("standard") for d in dates]
+    text = [d.strftime("%Y-%m-%dT%H:%M:%S") for d in dates]
+    if len(unique):
+        out[good] = np.array(text, "datetime64[s]")[inverse]
+    return out
+
+
+def _melt(frame, measured: Mapping[str, Any], path: Path, notes: dict[str, int]):
+    import pandas as pd
+
+    parts = []
+    for theirs, m in measured.items():
+        if theirs not in frame:
+            raise BadInput(f"no column '{theirs}'", path, nearest(theirs, map(str, frame.columns)))
+        part = frame[[c for c in PLACE if c in frame]].copy()
+        x = frame[theirs]
+        part["value"], part["variable"] = x, m.channel or theirs
+        part["units"] = m.units or frame.attrs.get("units", {}).get(theirs, "")
+        if m.error is not None:
+            part["error"] = m.error
+        if m.flag is not None:
+            if m.flag not in frame:
+                raise BadInput(f"no column '{m.flag}'", path, nearest(m.flag, frame.columns))
+            part["flag"] = (~frame[m.flag].astype(str).isin([str(g) for g in m.good])).astype(int)
+        missing = x.isna() | (x.isin(m.missing) if m.missing else False)
+        notes["not observed"] = notes.get("not observed", 0) + int(missing.sum())
+        parts.append(part[~missing])
+    long = pd.concat(parts)
+    if "flag" in long:
+        long["flag"] = long["flag"].fillna(0).astype(int)
+    return long
