@@ -19,6 +19,7 @@ _HOMES = {
     "Result": "engine",
     "SamplerConfig": "config",
     "StationaryGaussian": "gaussian",
+    "analysis_and_forecast": "modes",
     "filtering": "modes",
     "forecast": "modes",
     "sample": "engine",

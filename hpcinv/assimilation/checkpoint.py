@@ -36,6 +36,7 @@ class Checkpoint:
         keep: Whole tags kept.
         minutes: Minutes after which the next step saves; 0: no such rule. Without either rule a
             run saves only when asked to stop.
+        final: Also save after the last step, so that a run that is repeated costs one call.
     """
 
     folder: str | os.PathLike
@@ -43,6 +44,7 @@ class Checkpoint:
     attempt: int = 0
     keep: int = 2
     minutes: float = 0.0
+    final: bool = False
 
 
 @dataclass

@@ -269,7 +269,7 @@ class _Run:
                         i * len(self.batches) + k + 1, total, sigma=self.levels[i].sigma
                     )
             saved = storage.Saved(i + 1, [torch.cat(t) for t in zip(*new, strict=True)], [])
-            if i + 1 < steps and self._due(i + 1):
+            if self._due(i + 1):
                 self._save(saved, earlier)
 
         final = []
@@ -298,6 +298,8 @@ class _Run:
         place = self.place
         if place is None:
             return False
+        if done == self.config.steps:
+            return place.final
         if place.every and done % place.every == 0:
             return True
         if not place.minutes:

@@ -5,7 +5,9 @@ Reanalysis is `sample` itself, with all observations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,30 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..parallel import World
+from .checkpoint import Checkpoint
 from .config import GuidanceConfig, settings
 from .engine import Result, sample
 from .likelihood import Likelihood, Restricted
 
-__all__ = ["Drawn", "filtering", "forecast"]
+__all__ = ["Drawn", "analysis_and_forecast", "filtering", "forecast"]
+
+
+def _place(checkpoint: Checkpoint | None, name: str) -> Checkpoint | None:
+    r"""A run's own folder of checkpoints; its last state stays, so that it is not run again."""
+
+    if checkpoint is None:
+        return None
+    return replace(checkpoint, folder=Path(checkpoint.folder) / name, keep=1, final=True)
+
+
+class _Part:
+    r"""Progress of one run of several that are alike."""
+
+    def __init__(self, progress: Any, k: int, n: int) -> None:
+        self._progress, self._k, self._n = progress, k, n
+
+    def update(self, done: float, total: float, **figures: float) -> None:
+        self._progress.update(self._k + done / total, self._n, **figures)
 
 
 def filtering(
@@ -26,10 +47,12 @@ def filtering(
     length: int,
     window: int,
     overlap: int,
-    likelihood: Likelihood,
+    likelihood: Likelihood | None,
     times: Sequence[int] | None = None,
     memory: int | None = None,
     context: Tensor | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Any = None,
     **kwargs: Any,
 ) -> Result:
     r"""Draws x_i | y[1:i] for each analysis time i, by a run over the frames up to i.
@@ -38,6 +61,8 @@ def filtering(
         length: Number of frames L of the observations.
         times: Analysis times; all frames by default.
         memory: Frames each run goes back; all by default. Older observations are then forgotten.
+        checkpoint: Where the runs save themselves, each in a folder of its own; the last state
+            of each is kept (so `memory` bounds what is on disk, too).
         kwargs: What `sample` takes, except `first` and `purpose`.
 
     Returns:
@@ -61,10 +86,12 @@ def filtering(
             length=i + 1 - start,
             window=window,
             overlap=overlap,
-            likelihood=Restricted(likelihood, start, i + 1),
+            likelihood=None if likelihood is None else Restricted(likelihood, start, i + 1),
             context=None if context is None else context[start : i + 1],
             first=start,
             purpose=f"filtering {i}",
+            checkpoint=_place(checkpoint, f"filtering-{i}"),
+            progress=progress and _Part(progress, times.index(i), len(times)),
             **kwargs,
         )
         events += result.diagnostics["events"]
@@ -119,7 +146,7 @@ class Drawn:
 def forecast(
     denoiser: Callable,
     *,
-    start: Tensor,
+    start: Tensor | Mapping[int, Tensor],
     members: Sequence[int],
     lead: int,
     window: int,
@@ -129,13 +156,15 @@ def forecast(
     context: Tensor | None = None,
     guidance: GuidanceConfig | dict | None = None,
     world: World | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Any = None,
     **kwargs: Any,
 ) -> Result:
     r"""Rolls windows forward, each conditioned on the last V frames already drawn.
 
     Arguments:
-        start: Frames up to the analysis time, all members', with shape ``(M, n, *state)``; the
-            last V are used.
+        start: Frames up to the analysis time, with shape ``(M, n, *state)``, or member ->
+            ``(n, *state)`` of this rank's members; the last V are used.
         members: Global ids of the M members.
         lead: Number of frames to draw after them.
         window: Frames W of a window.
@@ -145,13 +174,20 @@ def forecast(
         error: Standard deviation of the condition, in units of the state.
         context: Context of the frames of ``start`` and of the forecast, ``(n + lead, K)``.
         guidance: MMPS; by default 8 iterations, since whole frames are observed.
-        kwargs: What else `sample` takes. Members are shared by the ranks, time is not.
+        checkpoint: Where the windows save themselves, each in a folder of its own.
+        kwargs: What else `sample` takes.
 
     Returns:
-        The ``lead`` frames of this rank's members.
+        The ``lead`` frames of this rank's members. Ranks that share members share each window's
+        frames as `sample` does.
     """
 
-    n, state = start.shape[1], start.shape[2:]
+    if not isinstance(start, Mapping):
+        if len(start) != len(members):
+            raise BadInput(f"{len(start)} states of {len(members)} members", where="forecast")
+        start = dict(zip(members, start, strict=True))
+    one = next(iter(start.values()))
+    n, state = len(one), one.shape[1:]
     V = min(n, max(window // 2, 1)) if overlap is None else overlap
     if not 1 <= V <= min(n, window - 1):
         raise BadInput(
@@ -159,19 +195,16 @@ def forecast(
             where="overlap",
             instead=f"Use 1 to {min(n, window - 1)}.",
         )
-    if lead < 1 or len(start) != len(members):
-        raise BadInput(
-            f"a forecast of {lead} frames of {len(members)} members from {len(start)} states",
-            where="forecast",
-        )
+    if lead < 1:
+        raise BadInput(f"a forecast of {lead} frames", where="lead", instead="Use 1 or more.")
     if context is not None and len(context) != n + lead:
         raise BadInput(f"a context of {len(context)} frames for {n + lead}", where="context")
     if guidance is None:
         guidance = {"iterations": 8, "tolerance": 1e-2}
     guidance = settings(GuidanceConfig, guidance, "guidance")
 
-    known = {m: x[-V:] for m, x in zip(members, start, strict=True)}
-    done, events, drawn, result = 0, [], [], None
+    known = {m: x[-V:].cpu() for m, x in start.items()}
+    done, events, frames, drawn, result = 0, [], [], [], None
     while done < lead:
         length = min(window, V + lead - done)
         begin = n + done - V
@@ -188,22 +221,124 @@ def forecast(
             first=first + begin,
             purpose=f"forecast {done}",
             world=world,
-            slabs=1,
-            dtype=start.dtype,
+            dtype=one.dtype,
+            checkpoint=_place(checkpoint, f"forecast-{done}"),
+            progress=progress and _Part(progress, done, lead),
             **kwargs,
         )
         events += result.diagnostics["events"]
-        new = result.x[:, V:].cpu()
-        drawn.append(new)
-        done += length - V
+        new = [k for k, f in enumerate(result.frames) if f >= first + n + done]
+        frames += [result.frames[k] for k in new]
+        drawn.append(result.x[:, new].cpu())
         # The known frames themselves go on, not their slightly different copies in the window.
-        known = {
-            m: torch.cat((known[m].cpu(), x))[-V:]
-            for m, x in zip(result.members, new, strict=True)
-        }
-
-    frames = list(range(first + n, first + n + lead))
+        keep = min(V, length - V)
+        latest = _last_frames(result, first + begin + length, keep, world)
+        known = {m: torch.cat((known[m], x))[-V:] for m, x in latest.items()}
+        done += length - V
 
     return Result(
         result.members, frames, torch.cat(drawn, 1), result.diagnostics | {"events": events}
     )
+
+
+def _last_frames(
+    result: Result, stop: int, count: int, world: World | None = None
+) -> dict[int, Tensor]:
+    r"""The last frames of this rank's members, also those that other time slabs hold.
+
+    Arguments:
+        result: What `sample` gave this rank.
+        stop: Global number after the last frame of the trajectory.
+        count: How many frames.
+
+    Returns:
+        Member -> its frames, with shape ``(count, *state)``; a collective of the world.
+    """
+
+    out = torch.zeros((len(result.members), count, *result.x.shape[2:]), dtype=result.x.dtype)
+    for k, f in enumerate(result.frames):
+        if f >= stop - count:
+            out[:, f - stop + count] = result.x[:, k].cpu()
+    slabs = result.diagnostics["partition"]["slabs"]
+    if slabs > 1:
+        comm = world.comm.Split(world.rank // slabs, world.rank)
+        whole = out.numpy().copy()
+        comm.Allreduce(out.numpy(), whole)
+        comm.Free()
+        out = torch.from_numpy(whole)
+
+    return dict(zip(result.members, out, strict=True))
+
+
+def analysis_and_forecast(
+    denoiser: Callable,
+    *,
+    length: int,
+    lead: int,
+    window: int,
+    overlap: int,
+    likelihood: Likelihood | None,
+    context: Tensor | None = None,
+    world: World | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Any = None,
+    compose: str = "center",
+    coarse: Any = None,
+    guidance: GuidanceConfig | dict | None = None,
+    markov: object = None,
+    **kwargs: Any,
+) -> list[Result]:
+    r"""A reanalysis of the first frames and, from each member's end, a forecast of the rest.
+
+    Observations of the forecast's frames are not looked at.
+
+    Arguments:
+        length: Number of frames L of both.
+        lead: How many of them, the last ones, are forecast.
+        window, overlap: Of the reanalysis; the forecast's windows are as long, and conditioned on
+            ``overlap`` frames (half a window, where the reanalysis is one window).
+        kwargs: What `sample` takes.
+
+    Returns:
+        What this rank holds of the analysis, and of the forecast.
+    """
+
+    n = length - lead
+    if not 1 <= lead < length:
+        raise BadInput(
+            f"a forecast of {lead} of {length} frames", where="lead",
+            instead=f"Use 1 to {length - 1}.",
+        )  # fmt: skip
+    analysis = sample(
+        denoiser,
+        length=n,
+        window=window,
+        overlap=overlap,
+        likelihood=None if likelihood is None else Restricted(likelihood, 0, n),
+        context=None if context is None else context[:n],
+        compose=compose,
+        coarse=coarse,
+        guidance=guidance,
+        markov=markov,
+        world=world,
+        checkpoint=_place(checkpoint, "analysis"),
+        progress=progress and _Part(progress, 0, 2),
+        **kwargs,
+    )
+    V = min(n, overlap if 0 < overlap < window else max(window // 2, 1), window - 1)
+    kwargs.pop("shape")
+    later = forecast(
+        denoiser,
+        start=_last_frames(analysis, n, V, world),
+        lead=lead,
+        window=window,
+        overlap=V,
+        first=n - V,
+        context=None if context is None else context[n - V :],
+        world=world,
+        checkpoint=checkpoint,
+        progress=progress and _Part(progress, 1, 2),
+        **{k: v for k, v in kwargs.items() if k != "dtype"},
+    )
+
+    return [analysis, later]

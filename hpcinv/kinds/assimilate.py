@@ -5,6 +5,7 @@ from __future__ import annotations
 
 __all__ = ["Assimilate"]
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -42,7 +43,15 @@ class Assimilate(Job):
     decoder_error: bool = Field(
         True, description="count the decoder's error in the likelihood, sample it in the members"
     )
-    mode: Literal["reanalysis"] = "reanalysis"
+    mode: Literal["reanalysis", "filtering", "forecast"] = Field(
+        "reanalysis",
+        description="each frame given all observations; given those up to it; or forecast: the "
+        "last 'lead' frames are drawn from the end of the reanalysis of those before",
+    )
+    lead: int | None = Field(None, ge=1, description="mode: forecast, frames without observations")
+    memory: int | None = Field(
+        None, ge=1, description="mode: filtering, frames each run goes back; default: all"
+    )
     window: int = Field(24, ge=1, description="frames of a window")
     overlap: int = Field(12, ge=0, description="frames neighbouring windows share")
     compose: Literal["center", "junction"] = "center"
@@ -73,6 +82,13 @@ class Assimilate(Job):
     def _whole(self) -> Assimilate:
         if self.method == "diffusion" and self.prior is None:
             raise ValueError("method: diffusion needs a 'prior'")
+        for key, mode in (("lead", "forecast"), ("memory", "filtering")):
+            if getattr(self, key) is not None and self.mode != mode:
+                raise ValueError(f"'{key}' goes with mode: {mode}")
+        if self.mode == "forecast" and self.lead is None:
+            raise ValueError("mode: forecast needs a 'lead'")
+        if self.mode != "reanalysis" and self.method != "diffusion":
+            raise ValueError(f"mode: {self.mode} goes with method: diffusion")
         if self.method in ("oi", *METHODS) and self.observations is None:
             raise ValueError(f"method: {self.method} needs 'observations'")
         if self.method == "letkf" and self.ensemble.length_km is None:
@@ -99,6 +115,12 @@ class Assimilate(Job):
                 "Give both jobs the same frames.",
             )
         if self.method == "diffusion":
+            if self.lead is not None and self.lead >= L:
+                raise BadInput(
+                    f"a forecast of {self.lead} of {L} frames leaves none to start from",
+                    where.where(("lead",)),
+                    f"Use 1 to {L - 1}.",
+                )
             if self.window > L:
                 raise BadInput(
                     f"windows of {self.window} frames do not fit into {L} frames",
@@ -188,7 +210,7 @@ class Assimilate(Job):
     def _diffusion(self, ctx: Context, store: Any, table: Any):
         import torch
 
-        from ..assimilation import Checkpoint, PointLikelihood, sample
+        from ..assimilation import Checkpoint, PointLikelihood
         from ..models import load
         from ..models.decoder_error import DecoderError
 
@@ -216,8 +238,8 @@ class Assimilate(Job):
                 decoder_error=error,
                 context=with_context,
             )
-        ctx.progress.begin("sampling")
-        result = sample(
+        results = self._sample(
+            ctx,
             prior,
             shape=shape,
             length=len(frames),
@@ -239,12 +261,13 @@ class Assimilate(Job):
             progress=ctx.progress,
             stop=ctx.stop,
         )
-        self._tell(ctx, result.diagnostics)
 
         def pieces():
-            for i, m in enumerate(result.members):
-                for k, f in enumerate(result.frames):
-                    z = result.x[i, k : k + 1]
+            for found in results:
+                for (i, m), (k, f) in itertools.product(
+                    enumerate(found.members), enumerate(found.frames)
+                ):
+                    z = found.x[i, k : k + 1]
                     if decoder is not None:
                         row = None if with_context is None else with_context[f : f + 1].to(z)
                         with torch.no_grad():
@@ -254,7 +277,22 @@ class Assimilate(Job):
                         x = x + error.sample(self.seed, m, f)
                     yield m, f, store.statistics.restore(x, [frames[f]])
 
-        return result.members, pieces()
+        return results[0].members if any(r.frames for r in results) else [], pieces()
+
+    def _sample(self, ctx: Context, prior: Any, **arguments: Any) -> list:
+        r"""Draws in the job's mode; what this rank holds."""
+        from ..assimilation import analysis_and_forecast, filtering, sample
+
+        ctx.progress.begin("sampling")
+        if self.mode == "filtering":
+            results = [filtering(prior, memory=self.memory, **arguments)]
+        elif self.mode == "forecast":
+            results = analysis_and_forecast(prior, lead=self.lead, **arguments)
+        else:
+            results = [sample(prior, **arguments)]
+        events = [e for r in results for e in r.diagnostics["events"]]
+        self._tell(ctx, results[0].diagnostics | {"events": events})
+        return results
 
     def _tell(self, ctx: Context, found: dict[str, Any]) -> None:
         r"""Writes the sampler's diagnostics, and says what it had to fall back from."""
