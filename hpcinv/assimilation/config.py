@@ -29,7 +29,7 @@ class SamplerConfig(BaseModel):
     eta: float = Field(0.0, ge=0, le=1, description="ddim: share of fresh noise in each step")
     order: int = Field(2, ge=1, le=4, description="adams-bashforth: denoiser calls remembered")
     corrections: int = Field(0, ge=0, description="Langevin corrections before each step")
-    delta: float = Field(0.2, gt=0, lt=1, description="amplitude of a correction")
+    delta: float = Field(0.5, gt=0, lt=1, description="share of noise a correction renews")
     spacing: Literal["rho", "log", "time"] = Field(
         "rho", description="rho: even in s^(1/rho); log: even in log s; time: even in t"
     )

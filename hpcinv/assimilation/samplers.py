@@ -58,9 +58,7 @@ class Sampler:
         """
 
         a, b = self.levels[i], self.levels[i + 1]
-        for k in range(self.config.corrections):
-            x = self._correct(x, a, denoise(x, a).mean, noise(f"correction {k}"))
-
+        x = self._correct(x, a, denoise, noise)
         estimate = denoise(x, a)
         mean = estimate.mean
         method = self.config.method
@@ -94,13 +92,24 @@ class Sampler:
             return denoise(x, level).mean
         return x / level.alpha
 
-    def _correct(self, x: Tensor, level: Level, mean: Tensor, noise: Tensor) -> Tensor:
-        r"""One Langevin correction; it leaves N(α x̂, σ²) as it is for any amplitude δ."""
+    def _correct(self, x: Tensor, level: Level, denoise: Denoise, noise: Noise) -> Tensor:
+        r"""Langevin corrections at one level, x ← x − η (x − α x̂) + noise, η = 1 − √(1 − δ).
 
-        delta = self.config.delta
-        center = level.alpha * mean
-        y = center + math.sqrt(1 - delta) * (x - center)
-        return y + (math.sqrt(delta) * level.sigma) * noise
+        Each step's noise is √(η/2) σ (R_k + R_k+1), half of it the next step's (Leimkuhler &
+        Matthews 2013): for a Gaussian the law they leave in place is then exact for any η, where
+        independent noise leaves too small a spread where σ is small, or too large a one where
+        it is large. The first step has no R_0; what stands for it leaves N(α x̂, σ²) as it is.
+        """
+
+        eta = 1 - math.sqrt(1 - self.config.delta)
+        half, first = math.sqrt(eta / 2) * level.sigma, math.sqrt((1.5 - eta) * eta) * level.sigma
+        before = None
+        for k in range(self.config.corrections):
+            fresh = noise(f"correction {k}")
+            x = x - eta * (x - level.alpha * denoise(x, level).mean) + half * fresh
+            x = x + (first * noise("correction start") if before is None else half * before)
+            before = fresh
+        return x
 
     def _weights(self, i: int, n: int) -> list[float]:
         r"""Weights of the last n means in the exponential Adams–Bashforth step i.
