@@ -14,6 +14,6 @@ setup(
     packages=[*find_packages(include=["hpcinv", "hpcinv.*"]), *(f"hpcinv.{n}" for n in carried)],
     package_dir={f"hpcinv.{name}": name for name in carried},
     package_data={f"hpcinv.{name}": ["**/*"] for name in carried}
-    | {"hpcinv.evaluation": ["*.json", "*.jinja"]},
+    | {"hpcinv.evaluation": ["*.json", "*.jinja"], "hpcinv.launch": ["*.yaml"]},
     include_package_data=False,
 )

@@ -114,12 +114,14 @@ def submit(
     from .kinds.study import load
     from .launch.profile import load_profile
     from .launch.submit import submit_study
-    from .launch.submit import wait as wait_for
+    from .launch.wait import wait as wait_for
 
     study = load(path, preset, overrides or [])
-    folders = submit_study(study, _runs(runs), load_profile(cluster))
+    delivery = submit_study(study, _runs(runs), load_profile(cluster), cluster)
     if wait:
-        raise typer.Exit(wait_for(folders, _runs(runs)))
+        raise typer.Exit(wait_for(delivery, _runs(runs)))
+    if delivery.left:
+        print("The site takes no more now: the same command sends the rest, --wait by itself.")
     print(f"To follow: hpcinv status {study.name}")
 
 
@@ -175,6 +177,60 @@ def status(
     from .launch.show import status_table
 
     Console(width=None if sys.stdout.isatty() else 160).print(status_table(rows))
+
+
+@app.command()
+def why(
+    which: Annotated[
+        Optional[str],  # noqa: UP045 (typer reads it so)
+        typer.Argument(metavar="[STUDY[/JOB[/TASK]]]", help="Default: everything."),
+    ] = None,
+    runs: Runs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Say why a job failed or waits: the cause, the line of the log, what to do."""
+    from .launch.why import why as find
+
+    found = find(_runs(runs), which)
+    if as_json:
+        print(json.dumps([x.as_json() for x in found], indent=1))
+        return
+    print("\n".join(line for x in found for line in x.lines()) or "everything is well")
+
+
+@app.command()
+def retry(
+    which: Which,
+    runs: Runs = None,
+    mem: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of one rank, e.g. 60GB.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(metavar="TIME", help="Time limit, e.g. 2h.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Send only what failed, and what hangs on it, again: from the last checkpoints."""
+    from contextlib import redirect_stdout
+
+    from .launch.retry import retry as send
+
+    changes = {"mem_per_task": mem, "time": time}
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        delivery = send(_runs(runs), which, **{k: v for k, v in changes.items() if v is not None})
+    if as_json:
+        print(json.dumps([{"job": f.name, **f.submission()} for f in delivery.folders], indent=1))
+
+
+@app.command()
+def cancel(
+    which: Which,
+    runs: Runs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Cancel what waits or runs."""
+    from .launch.retry import cancel_jobs
+
+    said = cancel_jobs(_runs(runs), which)
+    print(json.dumps(said, indent=1) if as_json else "\n".join(said) or "nothing to cancel")
 
 
 @app.command()

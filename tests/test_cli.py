@@ -38,6 +38,9 @@ def test_verbs_and_options_are_frozen():
         "submit": "--cluster --preset --runs --wait overrides path",
         "plan": "--cluster --preset --runs --sbatch overrides path",
         "status": "--json --runs which",
+        "why": "--json --runs which",
+        "retry": "--json --mem --runs --time which",
+        "cancel": "--json --runs which",
         "schema": "kind",
         "selftest": "--runs names",
     }

@@ -64,7 +64,13 @@ def test_a_failure_stops_what_hangs_on_it(cluster, study, tmp_path):
     rows = json.loads(hpcinv(cluster, "status", "tiny", "--json", "--runs", runs).stdout)
     states = {r["name"]: r["state"] for r in rows}
     assert states["tiny/import"] == "failed"
-    assert set(states.values()) == {"failed"}
+    assert {s for n, s in states.items() if n != "tiny/import"} == {"cancelled"}
+    causes = {
+        x["job"]: x["cause"]
+        for x in json.loads(hpcinv(cluster, "why", "tiny", "--json", "--runs", runs).stdout)
+    }
+    assert causes.pop("tiny/import") == "bad input"
+    assert set(causes.values()) == {"unmet dependency"}
     # Mended, the same command goes on.
     make(tmp_path / "whole")
     (tmp_path / "whole" / "field.nc").replace(study / "field.nc")

@@ -7,6 +7,7 @@ __all__ = ["execute"]
 
 import json
 import os
+import platform
 import resource
 import sys
 import traceback
@@ -114,6 +115,10 @@ def _run(
         if step != arrays.JOIN:
             outputs = job.run(ctx)
     except Stopped as e:
+        if world.broadcast(folder.stuck() if world.rank == 0 else None):
+            raise RuntimeError(
+                f"it was started again and made no progress: {e}, for the second time"
+            ) from e
         if world.rank == 0:
             folder.end("stopped", message=str(e))
             print(f"{folder.name} stopped and can be resumed: {e}", flush=True)
@@ -160,6 +165,7 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
     rank = world.rank if world is not None else launched().rank
     report = {
         "rank": rank,
+        "node": platform.node(),
         "code": code,
         "error": f"{type(e).__name__}: {e}" if code == EXIT_FAILED else str(e),
         "traceback": traceback.format_exc(),

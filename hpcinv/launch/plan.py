@@ -12,8 +12,9 @@ from ..io.atomic import write_bytes
 from ..kinds.prepare import changed, complete, input_digests, input_folders, place
 from ..kinds.study import Study
 from ..runs.progress import clock
+from .batches import ARRAY, JOIN
 from .profile import Profile
-from .script import render
+from .script import render, scripts
 
 
 def state(study: Study, runs: Path, name: str) -> str:
@@ -59,19 +60,26 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
         job = study.jobs[name]
         r = job.resources
         cpus = (r.cpus_per_task or profile.cpus_per_task) * r.tasks
-        hours += cpus * r.time / 3600
-        gpu_hours += r.gpus_per_task * r.tasks * r.time / 3600
+        starts = -(-r.array.tasks // r.array.pack) if r.array else 1
+        hours += cpus * r.time / 3600 * starts
+        gpu_hours += r.gpus_per_task * r.tasks * r.time / 3600 * starts
         now = state(study, runs, name)
         if now == "complete" and moving & set(study.parents(name)):
             now = "to run (inputs change)"
         if now != "complete":
             moving.add(name)
+        profile.check(name, job)
         what = "; ".join(f"{k} {v}" for k, v in job.figures(study, name).items())
+        if r.array:
+            at_once = f", {r.array.throttle} at once" if r.array.throttle else ""
+            calls = len(scripts(job, profile)) - 1
+            sent = f" in {calls} arrays" if calls > 1 else ""
+            what += f"; {r.array.tasks} tasks over {r.array.over}{at_once}{sent}"
         table.add_row(
             name,
             job.kind,
             ", ".join(study.parents(name)),
-            str(r.nodes),
+            f"{starts} × {r.nodes}" if r.array else str(r.nodes),
             str(r.tasks),
             str(cpus),
             str(r.gpus_per_task * r.tasks or ""),
@@ -100,8 +108,12 @@ def write_scripts(study: Study, runs: Path, profile: Profile, folder: Path) -> l
     order = [n for n in study.order() if n in study.wanted]
     for i, name in enumerate(order, start=1):
         run = place(study, runs, name)
-        script = folder / f"{i:02d}_{name}.sbatch"
-        write_bytes(script, render(run.name, study.jobs[name], profile, run.path).encode())
+        job = study.jobs[name]
+        batches = scripts(job, profile)
+        for n, batch in enumerate(batches):
+            part = {ARRAY: f".array{n}" if len(batches) > 2 else ".array", JOIN: ".join"}
+            script = folder / f"{i:02d}_{name}{part.get(batch.step, '')}.sbatch"
+            write_bytes(script, render(run.name, job, profile, run.path, batch).encode())
+            written.append(script)
         write_bytes(folder / f"{i:02d}_{name}.yaml", study.resolved(name).encode())
-        written.append(script)
     return written

@@ -1,13 +1,14 @@
-r"""Cluster profiles: what a site wants said in every sbatch script."""
+r"""Cluster profiles: what a site wants said in every sbatch script, and what its nodes have."""
 
 from __future__ import annotations
 
-__all__ = ["Profile", "load_profile"]
+__all__ = ["Profile", "Staging", "controller", "load_profile"]
 
 import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,39 +22,123 @@ from pydantic import (
 )
 
 from ..errors import BadInput, nearest
+from ..kinds.base import Duration, Job, Size
 from ..shipped import folder
 from ..training.devices import DEVICES
 
 
 def _word(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.,:=+*@&|!-]+", value):
-        raise ValueError(f"'{value}' holds characters that do not belong into an sbatch option")
+    if not re.fullmatch(r"[A-Za-z0-9_.,:=+*@&|!/-]+", value):
+        raise ValueError(f"'{value}' holds characters that do not belong into an option")
+    return value
+
+
+def _line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("a line break or another control character")
     return value
 
 
 Word = Annotated[str, AfterValidator(_word)]
+Line = Annotated[str, AfterValidator(_line)]
+Name = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+Option = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$")]
 
 
-class Profile(BaseModel):
-    r"""One site. Job files say what a job needs; this says how the site calls it."""
+class Nodes(BaseModel):
+    r"""A kind of nodes: how it is asked for, and what it has."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    partition: Word | None = None
+    account: Word | None = Field(None, description="else $SBATCH_ACCOUNT, which sbatch reads")
+    qos: Word | None = None
+    constraint: Word | None = None
+    sbatch: dict[Option, Word | None] = Field({}, description="more options of sbatch")
+    cores: int | None = Field(None, ge=1, description="cores of a node")
+    memory: Size | None = Field(None, description="memory of a node")
+    gpus: int | None = Field(None, ge=0, description="GPUs of a node")
+    max_nodes: int | None = Field(None, ge=1)
+    max_time: Duration | None = None
+
+
+class Staging(BaseModel):
+    r"""An environment that goes to every node once, instead of being read by every rank.
+
+    `archive` is copied to `to` of each node by sbcast. A container image is run from there by
+    `container`; a tar archive is unpacked, and its `bin` goes to the front of PATH.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    archive: Line
+    to: str = Field(
+        "/tmp",
+        pattern=r"^(/|\$[A-Z_]+)[A-Za-z0-9_./-]*$",
+        description="a folder every node has of its own; may begin with a $VARIABLE",
+    )
+    container: list[Word] = Field([], description="what runs an image: [apptainer, exec, --nv]")
+
+
+class Profile(Nodes):
+    r"""One site. Job files say what a job needs; this says how the site calls it."""
+
     name: str = ""
+    source: str | None = Field(None, description="where the site documents it")
+    untested: bool = Field(False, description="written from documentation, run nowhere")
     cluster_name: Word | None = Field(None, description="Slurm's ClusterName, to recognise it")
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
-    constraint: Word | None = None
+    gpu: Nodes = Field(Nodes(), description="what differs for jobs that ask for GPUs")
+    gpu_option: Annotated[str, Field(pattern="^(gpus-per-node|gres)$")] = "gpus-per-node"
+    memory_option: bool = Field(True, description="false where memory is not to be asked for")
     mpi: Word | None = Field(None, description="srun --mpi=")
     srun_args: list[Word] = []
     cpus_per_task: int = Field(1, ge=1, description="for jobs that do not say")
     gpu: str | None = Field(None, description="its GPUs, as hpcinv/training/devices.py names them")
     exclusive: bool = False
-    setup: list[str] = Field([], description="shell lines of the site, e.g. module load ...")
-    environment: dict[Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    setup: list[Line] = Field([], description="shell lines of the site, e.g. module load ...")
+    environment: dict[Name, Line] = {}
+    staging: Staging | None = None
     signal_delay: int = Field(90, ge=1, description="seconds between the signal and the end")
     max_restarts: int = Field(10, ge=0)
+    max_array: int | None = Field(None, ge=1, description="MaxArraySize; else Slurm is asked")
+    max_submit: int | None = Field(None, ge=2, description="most jobs a user may have queued")
+
+    def nodes_of(self, job: Job) -> Nodes:
+        r"""The nodes a job goes to: those with GPUs where it asks for some."""
+        fields = {k: getattr(self, k) for k in Nodes.model_fields}
+        if job.resources.gpus_per_task:
+            given = {k: getattr(self.gpu, k) for k in self.gpu.model_fields_set}
+            fields |= given | {"sbatch": self.sbatch | self.gpu.sbatch}
+        return Nodes.model_construct(**fields)
+
+    def check(self, name: str, job: Job) -> None:
+        r"""What a site cannot give is known before the queue.
+
+        Raises:
+            BadInput: With what the job asks for and what there is.
+        """
+        r, has = job.resources, self.nodes_of(job)
+        if r.gpus_per_task and not has.gpus and self.gpu.gpus == 0:
+            raise BadInput(f"{name} asks for GPUs; '{self.name}' has none", "resources")
+        cpus = r.tasks_per_node * (r.cpus_per_task or self.cpus_per_task)
+        for key, wanted, most, what in (
+            ("tasks_per_node", cpus, has.cores, "cores a node"),
+            ("gpus_per_task", r.gpus_per_task * r.tasks_per_node, has.gpus, "GPUs a node"),
+            (
+                "mem_per_task",
+                r.mem_per_task * r.tasks_per_node,
+                has.memory,
+                "bytes a node",
+            ),
+            ("nodes", r.nodes, has.max_nodes, "nodes"),
+            ("time", r.time, has.max_time, "seconds"),
+        ):
+            if most is not None and wanted > most:
+                raise BadInput(
+                    f"{name} asks for {wanted} {what}; '{self.name}' gives {most}",
+                    f"resources.{key}",
+                    "Ask for less, or mend the cluster profile.",
+                )
 
     @field_validator("gpu")
     @classmethod
@@ -78,7 +163,7 @@ def load_profile(name: str | None) -> Profile:
     shipped = {p.stem: p for p in sorted((folder("slurm") / "clusters").glob("*.yaml"))}
     name = name or os.environ.get("HPCINV_CLUSTER")
     if name is None:
-        here = _cluster_name()
+        here = controller("ClusterName")
         named = {read_yaml(p)[0].get("cluster_name"): n for n, p in shipped.items()}
         name = named.get(here, "generic") if here else "generic"
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.get(name)
@@ -101,14 +186,19 @@ def load_profile(name: str | None) -> Profile:
         ) from e
 
 
-def _cluster_name() -> str | None:
-    if not shutil.which("scontrol"):
-        return None
-    try:
-        done = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+def controller(key: str) -> str | None:
+    r"""A setting of slurmctld, or None where it does not say. Asked once."""
+    match = re.search(rf"^{key}\s*=\s*(\S+)", _config(), re.MULTILINE)
     return match[1] if match else None
+
+
+@cache
+def _config() -> str:
+    if not shutil.which("scontrol"):
+        return ""
+    try:
+        return subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=20
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

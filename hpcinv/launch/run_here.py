@@ -15,6 +15,7 @@ from ..kinds.base import Job
 from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
+from ..runs.progress import read_progress
 from .local import start, threads_per_rank
 from .show import Screen
 from .status import busy
@@ -85,8 +86,12 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
     many = f"{n} rank{'s' * (n > 1)}" + (f", {array.tasks} tasks" if array else "")
     again = f", attempt {attempt}" if attempt > 1 else ""
     screen.job(name, "running", f"({many}{again})")
+
+    def watch(at: RunFolder) -> None:
+        screen.watch(name, read_progress(at.path))
+
     for step in [*range(array.tasks), JOIN] if array else [None]:
-        code, at, log = _step(job, folder, step, inputs, n, lambda at: screen.watch(name, at.path))
+        code, at, log = _step(job, folder, step, inputs, n, watch)
         if code == EXIT_STOPPED:
             screen.job(name, "stopped", "saved; the same command goes on from there")
             return code

@@ -6,10 +6,9 @@ __all__ = ["Screen", "status_table"]
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from ..runs.progress import clock, line, read_progress
+from ..runs.progress import clock, line
 from .status import JobStatus
 
 SIGNS = {"complete": "✓", "failed": "✗", "skipped": "·", "stopped": "◦"}
@@ -18,6 +17,7 @@ COLOURS = {
     "running": "cyan",
     "starting": "cyan",
     "failed": "bold red",
+    "cancelled": "yellow",
     "interrupted": "yellow",
     "stopped": "yellow",
     "queued": "blue",
@@ -57,18 +57,17 @@ class Screen:
         took = f"  {clock(spent)}" if spent is not None else ""
         self.say(f"{SIGNS.get(state, '-')} {name}{took}{'  ' + text if text else ''}")
 
-    def watch(self, name: str, folder: Path) -> None:
+    def watch(self, name: str, p: dict[str, Any] | None) -> None:
         r"""Draws what the job last reported; call it a few times a second."""
         began = self._began.setdefault(name, time.monotonic())
         now = time.monotonic()
         if now - began < 2:
             return
         if not self.tty:
-            if now - self._printed.get(name, began - 8) >= 10 and (p := read_progress(folder)):
+            if p and now - self._printed.get(name, began - 8) >= 10:
                 self._printed[name] = now
                 self.say(f"  {name}: {line(p)}")
             return
-        p = read_progress(folder)
         if self._live is None:
             self._live = self._start()
         if name not in self._bars:
@@ -124,8 +123,13 @@ def status_table(rows: list[JobStatus]) -> Any:
         table.add_column(title, **how)
     for r in rows:
         progress = ""
-        if r.total:
+        if r.tasks is not None:
+            progress = f"{r.done:g}/{r.total:g} tasks"
+            more = [f"{n} {s}" for s, n in r.tasks.items() if s not in ("complete", "waiting")]
+            progress += f", {', '.join(more)}" if more else ""
+        elif r.total:
             progress = f"{100 * r.done / r.total:3.0f}% {r.what}"
+        if r.total:
             if r.rate:
                 progress += f" ({r.rate:.3g}/s)"
         table.add_row(

@@ -1,34 +1,56 @@
-r"""Slurm: submission through submitit, and what the queue says.
+r"""What Slurm says: the queue, the accounts, the partitions. Each question is one call.
 
-submitit's executor writes and sends the script, finds the job id and reads errors; its pickled
-function is replaced by our rendered script, so that nothing is ever unpickled.
+Slurm may be slow, busy or absent: None is "no answer", which is not "no such job".
 """
 
 from __future__ import annotations
 
-__all__ = ["queue", "submit"]
+__all__ = ["Element", "Ended", "account", "cancel", "check_partition", "need_slurm", "queue"]
 
-import logging
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import BadInput
+from .batches import expand
 
 PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD"}
 ALIVE = PENDING | {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"}
 
+WHOLE_LISTS = {"SLURM_BITSTR_LEN": "0"}  # else long lists of array indices are cut short
+
 
 @dataclass(frozen=True)
-class Queued:
-    r"""One job as `squeue` shows it."""
+class Element:
+    r"""A job, an element of an array, or those that wait together, as `squeue` shows them."""
 
     state: str
     reason: str
     nodes: str
     start: str
+    indices: str = ""  # of an array: "5", or "[7-999%4]" where many wait
+    key: str = ""  # the comment it was sent with
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
+
+    @property
+    def waits(self) -> bool:
+        return self.state in PENDING
+
+
+@dataclass(frozen=True)
+class Ended:
+    r"""A job, or an element of an array, as `sacct` remembers it."""
+
+    state: str
+    code: str  # exit code:signal
+    nodes: str
+    elapsed: str
 
 
 def need_slurm() -> None:
@@ -50,75 +72,81 @@ def check_partition(partition: str | None, profile: str) -> None:
     """
     if partition is None:
         return
-    done = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=60)
-    known = sorted(set(done.stdout.split()))
-    if done.returncode == 0 and known:
-        for p in partition.split(","):
-            if p not in known:
-                raise BadInput(
-                    f"this Slurm has no partition '{p}'",
-                    f"cluster profile '{profile}'",
-                    f"Known: {', '.join(known)}.",
-                )
+    rows = _rows(["sinfo", "-h", "-o", "%R"])
+    known = sorted({r[0] for r in rows or []})
+    for p in partition.split(",") if known else ():
+        if p not in known:
+            raise BadInput(
+                f"this Slurm has no partition '{p}'",
+                f"cluster profile '{profile}'",
+                f"Known: {', '.join(known)}.",
+            )
 
 
-def submit(script: str, folder: Path, after: list[str]) -> str:
-    r"""Sends one script.
+def queue(ids: Iterable[str] | None = None) -> dict[str, list[Element]] | None:
+    r"""What squeue says of some jobs, or of all of mine: the elements of each by its id.
 
-    Arguments:
-        script: Its text.
-        folder: Where submitit keeps the copy it sends.
-        after: Ids of jobs that must end well first.
+    Jobs that Slurm has forgotten (MinJobAge after their end) are left out.
+    """
+    if ids is not None and not (ids := list(ids)):
+        return {}
+    whose = ["--me"] if ids is None else ["-j", ",".join(ids)]
+    rows = _rows(["squeue", "-h", "-t", "all", "-o", "%F|%T|%r|%N|%S|%K|%k", *whose])
+    if rows is None:
+        return None
+    found: dict[str, list[Element]] = {}
+    for r in rows:
+        if len(r) >= 7:
+            indices = "" if r[5] == "N/A" else r[5]
+            found.setdefault(r[0], []).append(Element(*r[1:5], indices, r[6]))
+    return found
 
-    Returns:
-        The job id.
+
+def account(ids: Iterable[str]) -> dict[str, Ended] | None:
+    r"""Final states from sacct, by `id` or `id_index`; None where there is no accounting."""
+    ids = list(ids)
+    if not ids:
+        return {}
+    rows = _rows(
+        ["sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode,NodeList,Elapsed", "-j",
+         ",".join(ids)]
+    )  # fmt: skip
+    if rows is None:
+        return None
+    found: dict[str, Ended] = {}
+    for r in rows:
+        if len(r) == 5 and r[1].strip():
+            base, _, tail = r[0].partition("_")
+            ended = Ended(r[1].split()[0], *r[2:])
+            for name in [f"{base}_{i}" for i in expand(tail)] if tail.startswith("[") else [r[0]]:
+                found[name] = ended
+    return found
+
+
+def cancel(ids: Iterable[str]) -> None:
+    r"""Cancels jobs, in one call.
 
     Raises:
-        BadInput: If Slurm refuses the job, with its reason.
+        BadInput: If Slurm refuses or does not answer.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    ids = list(ids)
+    if not ids:
+        return
+    done = subprocess.run(["scancel", *ids], capture_output=True, text=True, timeout=120)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise BadInput(f"Slurm did not cancel them: {done.stderr.strip()}", ", ".join(ids))
 
-    class Executor(submitit.SlurmExecutor):
-        def _make_submission_file_text(self, command: str, uid: str) -> str:
-            return script
 
-        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            held = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
-            return ["sbatch", *(held if after else []), str(submission_file_path)]
-
-    logging.getLogger("submitit").setLevel(logging.ERROR)
+def _rows(command: list[str]) -> list[list[str]] | None:
+    r"""The rows a Slurm command prints, cut at `|`; None where Slurm does not answer."""
+    if not shutil.which(command[0]):
+        return None
     try:
-        return Executor(folder)._submit_command("").job_id
-    except (FailedJobError, FailedSubmissionError) as e:
-        said = re.findall(r"sbatch: error: (.*)", str(e)) or str(e).strip().splitlines()[-1:]
-        raise BadInput(
-            f"Slurm refused the job: {said[0] if said else e}",
-            folder,
-            "Mend the resources or the cluster profile; the script is beside the logs.",
-        ) from e
-
-
-def queue(ids: list[str]) -> dict[str, Queued]:
-    r"""What squeue says of some jobs, in one call; jobs it no longer knows are left out."""
-    if not ids or not shutil.which("squeue"):
-        return {}
-    rows = _rows(["squeue", "-h", "-o", "%A|%T|%r|%N|%S", "-t", "all", "-j", ",".join(ids)])
-    return {r[0]: Queued(*r[1:]) for r in rows if len(r) == 5}
-
-
-def account(ids: list[str]) -> dict[str, str]:
-    r"""Final states from sacct, where there is accounting."""
-    if not ids or not shutil.which("sacct"):
-        return {}
-    rows = _rows(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)])
-    return {r[0]: r[1].split()[0] for r in rows if len(r) == 2 and r[1].strip()}
-
-
-def _rows(command: list[str]) -> list[list[str]]:
-    r"""The rows a Slurm command prints, cut at `|`; none where Slurm does not answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=os.environ | WHOLE_LISTS
+        )
     except subprocess.TimeoutExpired:
-        return []
+        return None
+    if done.returncode and not re.search("invalid job id", done.stderr, re.IGNORECASE):
+        return None
     return [line.split("|") for line in done.stdout.splitlines()]

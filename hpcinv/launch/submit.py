@@ -2,122 +2,235 @@ r"""`hpcinv submit`: a study goes to Slurm in one go, with its dependencies."""
 
 from __future__ import annotations
 
-__all__ = ["submit_study", "wait"]
+__all__ = ["Delivery", "submit_study"]
 
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import EXIT_FAILED, BadInput
+from ..errors import BadInput
 from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
+from ..runs.tasks import states
+from .batches import ARRAY, JOIN, Batch, expand, spec
 from .estimate import refuse_what_cannot_fit
 from .profile import Profile
-from .run_here import cause
-from .script import render
-from .show import Screen
-from .slurm import ALIVE, check_partition, need_slurm, queue, submit
-from .status import collect
+from .script import render, scripts
+from .send import patiently, send
+from .slurm import cancel, check_partition, need_slurm, queue
+from .submission import Queue, Submission, locked
 
 
-def submit_study(study: Study, runs: Path, profile: Profile) -> list[RunFolder]:
+def submit_study(
+    study: Study, runs: Path, profile: Profile, cluster: str | None = None
+) -> Delivery:
     r"""Submits every job that is neither complete nor already in the queue.
 
+    Arguments:
+        cluster: The profile as it was asked for, remembered for `retry`.
+
     Returns:
-        The folders of all jobs asked for.
+        The delivery: `folders` of all jobs asked for, and what is left to send.
 
     Raises:
         BadInput: For mistakes known before anything is queued, or what Slurm refuses.
     """
     need_slurm()
     study.check()
-    check_partition(profile.partition, profile.name)
     refuse_what_cannot_fit(study, runs, profile)
     names = [n for n in study.order() if n in study.wanted]
     for name in names:
+        profile.check(name, study.jobs[name])
+    for partition in {profile.nodes_of(study.jobs[n]).partition for n in names}:
+        check_partition(partition, profile.name)
+    for name in names:
         study.jobs[name].fetch()
-    sent = {n: place(study, runs, n).submission().get("slurm_job") for n in names}
-    known = queue([i for i in sent.values() if i])
-    ids = {n: i for n, i in sent.items() if i in known and known[i].state in ALIVE}
-    for name in names:
-        if name not in ids:
-            prepare(study, runs, name)
-    for name in names:
-        folder = place(study, runs, name)
-        after = [ids[p] for p in study.parents(name) if p in ids]
-        if name in ids:
-            print(f"{folder.name} is in the queue already, as job {ids[name]}")
-            continue
-        if not after and _complete(study, runs, name):
-            print(f"{folder.name} is complete")
-            continue
-        if folder.manifest()["state"] == "complete":
-            folder.set_aside()
-            folder = prepare(study, runs, name)
-        script = render(folder.name, study.jobs[name], profile, folder.path)
-        before = folder.manifest()["state"]
-        folder.mark(state="queued")
-        try:
-            ids[name] = submit(script, folder.logs, after)
-        except BadInput:
-            folder.mark(state=before)
-            raise
-        folder.submitted(ids[name])
-        waits = f" after {', '.join(after)}" if after else ""
-        print(f"{folder.name} is job {ids[name]}{waits}", flush=True)
-    return [place(study, runs, n) for n in names]
+    delivery = Delivery(study, runs, profile, names, cluster)
+    delivery.prepare = lambda name: prepare(study, runs, name)
+    delivery.go_on()
+    return delivery
 
 
-def _complete(study: Study, runs: Path, name: str) -> bool:
-    try:
-        inputs = input_digests(input_folders(study, runs, name), study.jobs[name])
-    except BadInput:
-        if any(p not in study.wanted for p in study.parents(name)):
-            raise
-        return False
-    return complete(place(study, runs, name), inputs)
+@dataclass
+class Delivery:
+    r"""Sends the jobs of a study; again and again, where a site takes only some at once.
 
-
-def wait(folders: list[RunFolder], runs: Path) -> int:
-    r"""Shows the jobs until all have ended; returns the exit code.
-
-    Ctrl-C leaves the jobs running.
+    Attributes:
+        names: The jobs, parents first.
+        prepare: Makes a job's run folder.
+        left: Jobs that could not be sent yet, or not wholly.
+        given: Tasks sent so far, by job: one that failed is not sent again by itself.
     """
-    screen = Screen()
-    study = folders[0].path.parent.name
-    names = {f.name: f for f in folders}
-    seen: dict[str, str] = {}
-    late: dict[str, float] = {}
-    try:
-        while True:
-            rows = [r for r in collect(runs, study) if r.name in names]
-            over = 0
-            for row in rows:
-                job = row.name.partition("/")[2]
-                folder = names[row.name]
-                state = row.state
-                if row.note == "its manifest is late":  # a slow shared filesystem: give it time
-                    first = late.setdefault(row.name, time.monotonic())
-                    state = "running" if time.monotonic() - first < 60 else "failed"
-                if state == "running":
-                    screen.watch(job, folder.path)
-                if state != seen.get(row.name):
-                    if state in ("running", "complete", "failed"):
-                        screen.job(job, state, f"job {row.slurm}" if row.slurm else "")
-                    if state == "failed":
-                        log = folder.logs / f"slurm-{row.slurm}.log"
-                        screen.say(cause(folder.path, log, 1) if log.exists() else f"  {row.note}")
-                    seen[row.name] = state
-                over += state in ("complete", "failed", "interrupted")
-            if over == len(names):
-                return EXIT_FAILED if any(s != "complete" for s in seen.values()) else 0
-            time.sleep(1)
-    except KeyboardInterrupt:
-        screen.close()
-        print(
-            f"\nThe jobs go on. To look again: hpcinv status {study} --runs {runs}\n"
-            "To wait again: the same submit command with --wait."
-        )
-        return 0
-    finally:
-        screen.close()
+
+    study: Study
+    runs: Path
+    profile: Profile
+    names: list[str]
+    cluster: str | None = None
+    prepare: Callable[[str], RunFolder] | None = None
+    left: list[str] = field(default_factory=list)
+    given: dict[str, set[int]] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> list[RunFolder]:
+        return [place(self.study, self.runs, n) for n in self.names]
+
+    def go_on(self) -> None:
+        r"""Sends what can be sent now.
+
+        Raises:
+            BadInput: If Slurm refuses a job.
+        """
+        with locked(self.runs / self.study.name):
+            for pause in patiently("squeue", print):
+                known = queue()
+                if known is not None:
+                    break
+                pause(0.0)
+            told, self.left = self.left, []
+            subs = {n: Submission.of(place(self.study, self.runs, n)) for n in self.names}
+            for sub in subs.values():
+                sub.find_lost(known)
+            if self.prepare is not None:
+                for name, sub in subs.items():
+                    if not sub.live(known):
+                        self.prepare(name)
+            room = self._room(known)
+            ids: dict[str, str] = {}  # what waits or runs, by name
+            moved: set[str] = set()  # sent just now: what waited for its old self is sent again
+            for name in self.names:
+                parents = self.study.parents(name)
+                if any(p in self.left for p in parents):
+                    self.left.append(name)
+                    continue
+                after = [ids[p] for p in parents if p in ids]
+                stale = bool(moved & set(parents))
+                room = self._one(name, subs[name], after, stale, known, room, ids, moved)
+            for name in self.left if not told else ():
+                print(f"{self.study.name}/{name} follows when the queue has room for it")
+
+    def _room(self, known: Queue) -> int | None:
+        r"""How many more jobs the site takes from me."""
+        if self.profile.max_submit is None:
+            return None
+        mine = [e for elements in known.values() for e in elements if e.alive]
+        return self.profile.max_submit - sum(len(expand(e.indices)) or 1 for e in mine)
+
+    def _one(
+        self,
+        name: str,
+        sub: Submission,
+        after: list[str],
+        stale: bool,
+        known: Queue,
+        room: int | None,
+        ids: dict[str, str],
+        moved: set[str],
+    ) -> int | None:
+        folder, job = sub.folder, self.study.jobs[name]
+        live = sub.live(known)
+        if stale and live:
+            cancel(s.slurm_job for s in live)
+            live = []
+        ready = not after and self._complete(name)
+        if ready:
+            print(f"{folder.name} is complete")
+            return room
+        if folder.manifest()["state"] == "complete" and not live:
+            folder.set_aside()
+            folder = self.prepare(name)
+            sub = Submission(folder)
+        given = self.given.setdefault(name, set())
+        todo = self._todo(name, folder, after, sub.covered(known) | given)
+        joins = [s for s in live if s.step != ARRAY]
+        if joins and not todo:
+            ids[name] = joins[-1].slurm_job
+            print(f"{folder.name} is in the queue already, as job {ids[name]}")
+            return room
+        cancel(s.slurm_job for s in joins)  # its array has changed
+        batches = scripts(job, self.profile, todo)
+        if room is not None:
+            batches, room = self._fit(batches, room)
+        before = folder.manifest()["state"]
+        sub.cluster, sub.refused = self.cluster or sub.cluster, None
+        folder.mark(state="queued")
+        arrays = [s.slurm_job for s in live if s.step == ARRAY]
+        sent: list[str] = []
+        try:
+            for batch in batches:
+                waits = [f"afterok:{':'.join(after)}"] if after else []
+                if batch.step == JOIN and (parts := arrays + sent):
+                    waits = [f"afterok:{':'.join(parts)}"]
+                if batch.after is not None:
+                    waits.append(f"afterany:{sent[batch.after]}")
+                sent.append(self._send(name, sub, batch, ",".join(waits)))
+                given.update(k for i in expand(batch.indices) for k in sub.sent[-1].tasks(i))
+        except BadInput as e:
+            sub.sent = [s for s in sub.sent if s.slurm_job]
+            sub.refused = str(e)
+            sub.save()
+            if not sent:
+                folder.mark(state=before)
+            raise
+        moved.add(name)
+        if batches and batches[-1].step != ARRAY:
+            ids[name] = sent[-1]
+        else:
+            self.left.append(name)
+        if sent:
+            waits = f" after {', '.join(after)}" if after else ""
+            parts = f" ({len(todo)} tasks: {', '.join(sent[:-1])})" if len(sent) > 1 else ""
+            print(f"{folder.name} is job {sent[-1]}{parts}{waits}", flush=True)
+        return room
+
+    def _send(self, name: str, sub: Submission, batch: Batch, dependency: str) -> str:
+        job = self.study.jobs[name]
+        script = render(sub.folder.name, job, self.profile, sub.folder.path, batch)
+        array = job.resources.array
+        sent = sub.open(batch, array.pack if array else 1)
+        sent.slurm_job = send(script, sub.folder.logs, sent.key, dependency)
+        sub.save()
+        return sent.slurm_job
+
+    def _fit(self, batches: list[Batch], room: int) -> tuple[list[Batch], int]:
+        r"""As much of an array as the queue has room for; its join comes with the last of it."""
+        out: list[Batch] = []
+        for batch in batches:
+            n = len(batch.elements()) if batch.step == ARRAY else 1
+            if n <= room:
+                out.append(batch)
+                room -= n
+                continue
+            if batch.step == ARRAY and room > 0:
+                out.append(replace(batch, indices=spec(expand(batch.indices)[:room])))
+            return out, 0
+        return out, room
+
+    def _todo(self, name: str, folder: RunFolder, after: list[str], busy: set[int]) -> list[int]:
+        r"""Tasks of an array that are neither complete nor in the queue."""
+        array = self.study.jobs[name].resources.array
+        if array is None:
+            return []
+        done = {k for k, (state, _) in states(folder.path).items() if state == "complete"}
+        if done and not after:
+            # Parts made of other inputs are made again. While a parent runs, nobody knows: then
+            # each task looks for itself.
+            inputs = input_digests(
+                input_folders(self.study, self.runs, name), self.study.jobs[name]
+            )
+            done = {k for k in done if complete(folder.of_task(k), inputs)}
+        elif after:
+            done = set()
+        return [k for k in range(array.tasks) if k not in done and k not in busy]
+
+    def _complete(self, name: str) -> bool:
+        try:
+            inputs = input_digests(
+                input_folders(self.study, self.runs, name), self.study.jobs[name]
+            )
+        except BadInput:
+            if any(p not in self.names for p in self.study.parents(name)):
+                raise
+            return False
+        return complete(place(self.study, self.runs, name), inputs)

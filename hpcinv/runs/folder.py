@@ -2,7 +2,7 @@ r"""The run folder `runs/<study>/<job>/` and its manifest.
 
     job.yaml        the resolved job file
     manifest.json   state, attempts, inputs and outputs with their digests, versions, Slurm ids
-    submission.json the id Slurm gave, written by the command that submitted
+    submission.json what was sent to Slurm, and the ids it gave
     logs/           what the attempts printed
     checkpoints/    of jobs that resume
     tasks/<k>/      of a job cut into an array: manifest, checkpoints and outputs of task k
@@ -20,6 +20,7 @@ __all__ = ["Fenced", "RunFolder"]
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,21 +124,15 @@ class RunFolder:
         return place
 
     def submission(self) -> dict[str, Any]:
-        r"""The last submission: `slurm_job`, `submitted`; empty where there was none.
-
-        A file of its own, since a job may start, and write its manifest, before the command that
-        submitted it knows its id.
-        """
+        r"""What was sent to Slurm, as `launch` wrote it; empty where there was nothing."""
         try:
             return json.loads((self.path / "submission.json").read_text())
         except FileNotFoundError:
             return {}
 
-    def submitted(self, slurm_job: str) -> None:
-        r"""Records the id of a submission."""
-        write_json(
-            self.path / "submission.json", {"slurm_job": slurm_job, "submitted": time.time()}
-        )
+    def submitted(self, what: dict[str, Any]) -> None:
+        r"""Records what was sent."""
+        write_json(self.path / "submission.json", what)
 
     def mark(self, **fields: Any) -> None:
         r"""Changes fields of the manifest; from inside an attempt, only while it is the latest.
@@ -197,12 +192,35 @@ class RunFolder:
         m = self.manifest()
         if self.attempt is not None and len(m["attempts"]) == self.attempt:
             last = m["attempts"][-1]
-            last.update(state=state, ended=time.time())
+            last.update(state=state, ended=time.time(), reached=self.reached())
             fields["attempts"] = m["attempts"]
         self.mark(state=state, **fields)
         if self.task is not None:
             n = self.attempt or 0
             sign(self.run, self.task, (state, n), ("running", n))
+
+    def reached(self) -> str | None:
+        r"""How far the newest checkpoint is, whichever attempt made it; None without one."""
+        try:
+            tag = (self.path / "checkpoints" / "latest").read_text().strip()
+        except OSError:
+            return None
+        return re.sub(r"-a\d+\w*$", "", tag)
+
+    def stuck(self) -> bool:
+        r"""Whether this attempt and the one that Slurm restarted have stopped at the same place.
+
+        A person who stops a job twice knows what they do: only restarts of one Slurm job count.
+        """
+        attempts = self.manifest()["attempts"][-2:]
+        jobs = {a.get("slurm", {}).get("job") for a in attempts}
+        return (
+            len(attempts) == 2
+            and jobs != {None}
+            and len(jobs) == 1
+            and attempts[0]["state"] == "stopped"
+            and attempts[0].get("reached") == self.reached()
+        )
 
     def seconds(self) -> float:
         r"""Wall-clock seconds all attempts took together."""

@@ -7,7 +7,7 @@ task that was killed still reads `running` here.
 
 from __future__ import annotations
 
-__all__ = ["sign", "states"]
+__all__ = ["pace", "sign", "states"]
 
 import contextlib
 import os
@@ -48,3 +48,21 @@ def sign(run: Path, task: int, new: tuple[str, int], old: tuple[str, int] | None
             return
     folder.mkdir(exist_ok=True)
     mark.touch()
+
+
+def pace(run: Path, done: int, total: int) -> tuple[float | None, float | None]:
+    r"""Tasks per second so far, and the seconds left at this pace.
+
+    The times come from some of the marks, all on the clock of the file system.
+    """
+    marks = list(os.scandir(run / "states")) if done and (run / "states").is_dir() else []
+    ends = [e for e in marks if e.name.split(".")[1] == "complete"]
+    sample = ends[:: max(1, len(ends) // 32)]
+    if len(sample) < 2:
+        return None, None
+    times = [e.stat().st_mtime for e in sample]
+    span = max(times) - min(times)
+    if span <= 0:
+        return None, None
+    rate = done * (1 - 1 / len(sample)) / span
+    return rate, (total - done) / rate

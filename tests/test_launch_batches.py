@@ -1,0 +1,225 @@
+"""What is sent to Slurm: shares of arrays, scripts, limits, and nothing twice. No Slurm here."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_study import make
+
+from hpcinv.errors import BadInput
+from hpcinv.kinds.study import load
+from hpcinv.launch import send as sending
+from hpcinv.launch.batches import ARRAY, JOIN, Batch, cut, expand, spec
+from hpcinv.launch.plan import write_scripts
+from hpcinv.launch.profile import Profile, load_profile
+from hpcinv.launch.script import render, scripts
+from hpcinv.launch.slurm import queue
+from hpcinv.launch.submission import Submission
+from hpcinv.runs.folder import RunFolder
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 1, 2, 5, 7, 8], [3], list(range(1000))])
+def test_slurms_notation_goes_there_and_back(indices):
+    assert expand(spec(indices)) == indices
+    assert expand(f"[{spec(indices)}%4]") == indices
+
+
+def test_every_task_is_started_once_however_the_array_is_cut():
+    for tasks, pack, most, throttle in (
+        (range(10), 1, 1001, None),
+        (range(2500), 1, 1001, 7),
+        (range(2500), 3, 100, 50),
+        ([3, 17, 1000, 1001, 2499], 1, 1001, None),
+        (range(300), 1, 100, 2),
+    ):
+        batches = cut(tasks, pack, most, throttle)
+        started = [
+            k for b in batches for e in b.elements() for k in range(e * pack, e * pack + pack)
+        ]
+        assert len(started) == len(set(started)) and set(tasks) <= set(started)
+        assert all(i < most for b in batches for i in expand(b.indices))
+        if throttle:  # what runs at once: all batches but those that wait for another
+            assert sum(b.throttle for b in batches if b.after is None) <= throttle
+            assert all(b.throttle == 1 for b in batches if b.after is not None)
+    assert [b.option for b in cut(range(10), 1, 1001, 4)] == ["0-9%4"]
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make(tmp_path / "tiny")
+
+
+def test_a_hundred_thousand_tasks_are_a_hundred_calls(study, tmp_path):
+    over = [
+        "oi.members=100000",
+        "oi.resources.array={over: members, tasks: 100000, throttle: 400}",
+    ]
+    s = load(study, None, over)
+    batches = scripts(s.jobs["oi"], Profile(name="x", max_array=1001))
+    assert [b.step for b in batches] == [ARRAY] * 100 + [JOIN]
+    assert sum(b.throttle for b in batches[:-1]) == 400
+    s.wanted = ["oi"]
+    files = write_scripts(s, tmp_path / "runs", Profile(name="x", max_array=1001), tmp_path / "s")
+    assert len(files) == 101
+    text = files[99].read_text()
+    assert "#SBATCH --array=0-900%4" in text and "$((99099 + SLURM_ARRAY_TASK_ID))" in text
+
+
+def run_script(text, tmp_path, index, codes):
+    """Runs a script with an srun that notes the task and ends with the code meant for it."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    notes = tmp_path / "notes"
+    for name, body in (
+        ("srun", f'echo "$HPCINV_TASK" >>{notes}; set -- {codes}; shift $HPCINV_TASK; exit $1'),
+        ("scontrol", f'echo "$@" >>{notes}'),
+    ):
+        path = tools / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    env = {
+        "PATH": f"{tools}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n1",
+    }  # fmt: skip
+    text = text.replace("export PATH=", "export LOST=")
+    done = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True)
+    said = notes.read_text().split("\n")[:-1] if notes.exists() else []
+    notes.unlink(missing_ok=True)
+    return done.returncode, said
+
+
+def test_packed_tasks_run_in_a_row_and_the_last_block_may_be_short(study, tmp_path):
+    s = load(
+        study, None, ["oi.members=8", "oi.resources.array={over: members, tasks: 8, pack: 3}"]
+    )
+    p = Profile(name="x", max_array=1001)
+    array, _ = scripts(s.jobs["oi"], p)
+    assert array.indices == "0-2"
+    text = render("tiny/oi", s.jobs["oi"], p, tmp_path / "oi", array)
+    assert run_script(text, tmp_path, 0, "0 0 0 0 0 0 0 0") == (0, ["0", "1", "2"])
+    assert run_script(text, tmp_path, 2, "0 0 0 0 0 0 0 0") == (0, ["6", "7"])
+    # One that fails does not keep the others from running; one that is stopped does.
+    assert run_script(text, tmp_path, 1, "0 0 0 0 1 0 0 0") == (1, ["3", "4", "5"])
+    assert run_script(text, tmp_path, 1, "0 0 0 0 75 0 0 0") == (0, ["3", "4", "requeue 7"])
+
+
+def test_text_of_users_reaches_the_shell_quoted_or_not_at_all(study, tmp_path):
+    s = load(study)
+    evil = tmp_path / "it's $(touch here); `x`"
+    p = Profile(name="x", environment={"A": "$(touch here)"}, srun_args=["--label"])
+    text = render("tiny/oi", s.jobs["oi"], p, evil)
+    body = text[text.index("set -u") :]
+    assert "hpcinv run '" in body
+    done = subprocess.run(
+        ["bash", "-c", "srun() { printf '%s\\n' \"$A\" \"$@\"; }\n" + body],
+        env={"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n"},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = done.stdout.splitlines()
+    assert "$(touch here)" in said and str(evil / "job.yaml") in said
+    assert not (tmp_path / "here").exists()
+    for field in ({"partition": "a b"}, {"qos": "x;y"}, {"environment": {"A B": "1"}},
+                  {"environment": {"A": "1\n2"}}, {"sbatch": {"Bad": "1"}},
+                  {"staging": {"archive": "/a", "to": "/$(x)"}}, {"setup": ["a\nb"]}):  # fmt: skip
+        with pytest.raises(ValueError):
+            Profile(**field)
+
+
+def test_what_a_site_cannot_give_is_known_before_the_queue(study):
+    p = load_profile("leonardo")
+    for override, said in (
+        ("oi.resources={gpus_per_task: 5}", "5 GPUs a node; 'leonardo' gives 4"),
+        ("oi.resources={gpus_per_task: 1, time: 2d}", "172800 seconds; 'leonardo' gives 86400"),
+        ("oi.resources={tasks_per_node: 15}", "120 cores a node; 'leonardo' gives 112"),
+        ("oi.resources={gpus_per_task: 4, mem_per_task: 900GB}", "bytes a node"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            p.check("oi", load(study, None, [override]).jobs["oi"])
+    job = load(study, None, ["oi.resources={gpus_per_task: 1, tasks_per_node: 4}"]).jobs["oi"]
+    text = render("tiny/oi", job, p, Path("/r"))
+    assert "--gres=gpu:4" in text and "--partition=boost_usr_prod" in text
+
+
+@pytest.mark.parametrize("name", ["jean-zay", "lumi", "leonardo", "perlmutter", "juwels-booster"])
+def test_centres_say_where_they_are_from_and_that_they_are_untested(name):
+    p = load_profile(name)
+    assert p.untested and p.source.startswith("http")
+
+
+class Slurm:
+    """A Slurm on PATH: sbatch, squeue and scancel as shell scripts over a folder."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        folder.mkdir()
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        self.tool("squeue", f"cat {folder}/queue 2>/dev/null; true")
+        self.accepting()
+
+    def tool(self, name, body):
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+
+    def accepting(self, then="true", first=""):
+        """sbatch puts the job into the queue with its comment; `then` is how it answers."""
+        f = self.folder
+        self.tool(
+            "sbatch",
+            f"{first}\necho x >>{f}/calls\nn=$(wc -l <{f}/calls)\n"
+            f"for a; do case $a in --comment=*) key=${{a#*=}};; esac; done\n"
+            f'echo "$n|PENDING|None||N/A|N/A|$key" >>{f}/queue\n{then}\n'
+            'echo "Submitted batch job $n"',
+        )
+
+    @property
+    def jobs(self):
+        return len((self.folder / "queue").read_text().splitlines())
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    monkeypatch.setattr(sending.time, "sleep", lambda s: None)
+    return Slurm(tmp_path / "slurm", monkeypatch)
+
+
+def test_a_lost_answer_does_not_submit_twice(slurm, tmp_path):
+    slurm.accepting(
+        'if [ $n = 1 ]; then echo "sbatch: error: Batch job submission failed: '
+        'Socket timed out on send/recv operation" >&2; exit 1; fi'
+    )
+    said = []
+    assert sending.send("#!/bin/bash\n", tmp_path, "hpcinv:abc", "", said.append) == "1"
+    assert slurm.jobs == 1 and len(said) == 1
+
+
+def test_a_controller_that_restarts_is_waited_for(slurm, tmp_path):
+    f = slurm.folder
+    down = (
+        f"echo x >>{f}/tries; if [ $(wc -l <{f}/tries) -lt 4 ]; then "
+        'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller '
+        '(connect failure)" >&2; exit 1; fi'
+    )
+    slurm.accepting(first=down)
+    assert sending.send("#!/bin/bash\n", tmp_path, "hpcinv:abc", "", lambda s: None) == "1"
+    assert slurm.jobs == 1 and len((f / "tries").read_text().split()) == 4
+
+
+def test_a_refusal_is_told_at_once(slurm, tmp_path):
+    slurm.tool("sbatch", 'echo "sbatch: error: invalid partition specified: mian" >&2; exit 1')
+    with pytest.raises(BadInput, match="Slurm refused the job: invalid partition"):
+        sending.send("#!/bin/bash\n", tmp_path, "hpcinv:abc", "", print)
+
+
+def test_a_command_that_died_before_the_answer_finds_its_job(slurm, tmp_path):
+    folder = RunFolder(tmp_path / "s" / "j")
+    folder.prepare("kind: import\n", "import")
+    sub = Submission(folder)
+    heard, never = sub.open(Batch(), 1), sub.open(Batch(), 1)
+    (slurm.folder / "queue").write_text(f"12|RUNNING|None|n1|N/A|N/A|{heard.key}\n")
+    again = Submission.of(folder)
+    again.find_lost(queue())
+    assert again.ids == ["12"] and never.key not in [s.key for s in again.sent]
+    assert Submission.of(folder).last == "12"

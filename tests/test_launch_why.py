@@ -1,0 +1,77 @@
+"""Causes of failures: recorded logs of known origin, and how pieces of evidence weigh."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpcinv.launch.causes import Evidence, judge, rules
+
+RECORDED = yaml.safe_load(Path(__file__).with_name("failures.yaml").read_text())
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda c: c["origin"].split("github.com/")[1])
+def test_recorded_failures_are_named(case):
+    rule, line = judge(Evidence(state="FAILED", reason="NonZeroExitCode", log=case["log"]))
+    assert rule.name == case["cause"]
+    assert line in case["log"]
+
+
+def cause(**evidence):
+    found = judge(Evidence(**evidence))
+    return found and found[0].name
+
+
+SECOND = """\
+Traceback (most recent call last):
+  File "a.py", line 3, in <module>
+    x = f(0)
+ZeroDivisionError: division by zero
+Traceback (most recent call last):
+  File "b.py", line 9, in <module>
+    dist.barrier()
+RuntimeError: [../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:30391
+srun: error: node2: task 1: Exited with exit code 1
+"""
+
+
+def test_the_first_rank_that_failed_counts_and_not_the_last():
+    rule, line = judge(Evidence(log=SECOND))
+    assert rule.name == "Python error" and line == "ZeroDivisionError: division by zero"
+    # What the first rank wrote itself says more than the log of all.
+    error = "OSError: [Errno 28] No space left on device\nTraceback ..."
+    assert cause(error=error, log=SECOND) == "disk"
+    assert cause(error="KeyError: 'x'\nTraceback", log="MPI_ABORT was invoked") == "Python error"
+
+
+def test_slurms_own_verdict_comes_first():
+    assert cause(state="NODE_FAIL", log=SECOND) == "node failure"
+    assert cause(state="PREEMPTED", error="KeyError: 1") == "preemption"
+    assert cause(state="OUT_OF_MEMORY", log="whatever") == "memory of the host"
+    assert cause(state="TIMEOUT") == "time limit"
+    # ... but that it was cancelled says little: the failed rank has the others cancelled.
+    log = "slurmstepd: error: *** STEP 3.0 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***\n"
+    assert cause(state="CANCELLED", log=SECOND + log) == "Python error"
+    assert cause(state="CANCELLED", log=log) == "cancelled"
+    assert cause(state="FAILED", code="0:9") == "killed"
+    assert cause(state="FAILED", code="1:0", log="") is None
+
+
+def test_reasons_of_waiting():
+    for reason, name in (
+        ("DependencyNeverSatisfied", "unmet dependency"),
+        ("InvalidAccount", "account"),
+        ("InvalidQOS", "qos"),
+        ("PartitionTimeLimit", "partition"),
+        ("QOSMaxCpuPerUserLimit", "limits"),
+        ("AssocGrpCPUMinutesLimit", "limits"),
+        ("launch_failed_requeued_held", "requeue hold"),
+    ):
+        assert cause(state="PENDING", reason=reason) == name
+    assert cause(state="PENDING", reason="Priority") is None
+
+
+def test_every_rule_says_what_to_do_and_can_be_met():
+    for rule in rules():
+        assert rule.says and rule.do and (rule.state or rule.reason or rule.text or rule.code)
+    assert len({r.name for r in rules()}) == len(rules())
