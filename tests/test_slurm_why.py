@@ -66,12 +66,16 @@ def study(tmp_path):
     text = "kind: import\nsource: {path: field.nc}\nvariables: {t: {units: K}}\n"
     for old in folder.glob("*.yaml"):
         old.unlink()
-    for name in CAUSES:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for name in ("partition", "limits", "tool"):
+        more = "resources: {mem_per_task: 900GB}\n" if name == "limits" else ""
+        (odd / f"{name}.yaml").write_text(text.replace("field", "../fail/field") + more)
+    for name in [*INSIDE, "nan"]:
         ranks = RANKS.get(name, 1)
         more = f"resources: {{time: 10m, mem_per_task: 200MB, tasks_per_node: {ranks}}}\n"
         (folder / f"{name}.yaml").write_text(text + more)
     (folder / "time-limit.yaml").write_text(text + "resources: {time: 1s, mem_per_task: 200MB}\n")
-    (folder / "limits.yaml").write_text(text + "resources: {mem_per_task: 900GB}\n")
     (folder / "waits.yaml").write_text(
         "kind: observe\ndata: traceback\nframes: [0, 3]\n"
         "observing: {network: random_points, points: 5, error: 0.1}\n"
@@ -126,23 +130,15 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
         for name in ("partition", "limits"):
             profile = load_profile(str(tmp_path / f"{name}.site.yaml"))
             with pytest.raises(BadInput, match="Slurm refused"):
-                submitting.submit_study(load(study / f"{name}.yaml"), runs, profile)
+                submitting.submit_study(load(tmp_path / f"odd/{name}.yaml"), runs, profile)
     with netCDF4.Dataset(study / "field.nc", "a") as f:
         f["t"][3, 0, 0] = np.nan
-    hpcinv("submit", study / "nan.yaml")
-    # A site whose setup loses our command.
-    base = (tmp_path / "base.yaml").write_text
-    shipped = load_profile("dev-cluster").environment
-    lines = "mpi: pmix\npartition: main\nenvironment:\n" + "".join(
-        f"  {k}: '{v}'\n" for k, v in shipped.items()
-    )
-    base(lines + "max_restarts: 3\n")
+    hpcinv("submit", study)
+    # A site whose setup asks for a program that is not there.
     (tmp_path / "lost.yaml").write_text(
-        lines + "setup: ['hpcinv() { :; }; srun() { hpcinv-x; }']\n"
+        "partition: main\nsetup: [hpcinv-no-such-tool || exit 1]\n"
     )
-    hpcinv("submit", study / "tool.yaml", "--cluster", tmp_path / "lost.yaml")
-    for name in [*INSIDE, "waits"]:
-        hpcinv("submit", study / f"{name}.yaml", "--cluster", tmp_path / "base.yaml")
+    hpcinv("submit", tmp_path / "odd" / "tool.yaml", "--cluster", tmp_path / "lost.yaml")
     for name, act in (
         ("cancelled", ["scancel"]),
         ("held", ["scontrol", "requeuehold"]),
@@ -152,15 +148,15 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
             assert time.monotonic() < until
             time.sleep(0.3)
         slurm(*act, job_of(name))
+    ids = [job_of(n) for n in INSIDE if n != "held"]
     until = time.monotonic() + 150
-    while True:
-        left = slurm("squeue", "--me", "-h", "-o", "%j|%T|%r").split()
-        left = [x for x in left if x.startswith("fail/") and "held" not in x]
+    while left := slurm("squeue", "--me", "-h", "-o", "%A|%j|%T|%r").splitlines():
+        left = [x for x in left if x.split("|")[0] in ids]
         if not left:
             break
         assert time.monotonic() < until, left
         time.sleep(1)
-    found = {x["job"].split("/")[1]: x for x in json.loads(hpcinv("why", "fail", "--json"))}
+    found = {x["job"].split("/")[1]: x for x in json.loads(hpcinv("why", "--json"))}
     slurm("scancel", job_of("held"))
     wrong = {n: (found[n]["cause"], c, found[n]["line"]) for n, c in CAUSES.items()
              if found[n]["cause"] != c}  # fmt: skip

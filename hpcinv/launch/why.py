@@ -105,9 +105,11 @@ def _explain(runs: Path, row: JobStatus) -> list[Explanation]:
     if row.state == "queued":
         e = Evidence(e.state, row.note or e.reason)
     x = _verdict(row.name, row.state, e, folder, id_ and f"slurm-{id_}.log")
-    if x.cause in ("cancelled", "unknown", "waiting") and (blocked := _blocked(folder)):
-        x.cause, x.says = "unmet dependency", f"{blocked} did not end well"
-        x.line, x.do = "", f"hpcinv why {blocked}; hpcinv retry then sends both."
+    if x.cause in ("cancelled", "unknown", "waiting", "unmet dependency"):
+        bad = ("failed",) if row.state == "queued" else ("failed", "running", "stopped", "queued")
+        if blocked := _blocked(folder, bad):
+            x.cause, x.says, x.line = "unmet dependency", f"{blocked} did not end well", ""
+            x.do = f"See 'hpcinv why {blocked}'; hpcinv retry then sends both."
     return [x]
 
 
@@ -198,12 +200,12 @@ def _verdict(job: str, state: str, e: Evidence, folder: RunFolder, log: str | No
     return x
 
 
-def _blocked(folder: RunFolder) -> str | None:
-    r"""A job this one waits for that has not ended well."""
+def _blocked(folder: RunFolder, bad: tuple[str, ...]) -> str | None:
+    r"""A job this one waits for whose manifest is in one of these states."""
     job = load_resolved(folder.path / "job.yaml")
     refs = [r for _, r, _ in references(job) if not Path(r).is_absolute()]
     for name in [*refs, *job.after]:
         parent = RunFolder(folder.path.parent / name)
-        if parent.exists and parent.manifest()["state"] != "complete":
+        if parent.exists and parent.manifest()["state"] in bad:
             return parent.name
     return None
