@@ -20,7 +20,7 @@ INSIDE = {
     "killed": "import os; os.kill(os.getpid(), 9)",
     "disk": "f = open('/dev/full', 'wb', 0); f.write(b'x')",
     "quota": "import errno, os; raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), 'part.h5')",
-    "truncated": "import h5py; open('x.h5', 'wb').write(b'HDF'); h5py.File('x.h5')",
+    "truncated": "import h5py; p = ctx.folder / 'x.h5'; p.write_bytes(b'HDF'); h5py.File(p)",
     "digest": "from hpcinv.errors import BadInput as B; raise B('a.h5 does not match its digest')",
     "mpi-abort": "ctx.world.rank == 1 and ctx.world.comm.Abort(3); import time; time.sleep(60)",
     "second-rank": "import time\nif ctx.world.rank == 0: time.sleep(60)\nraise KeyError('second')",

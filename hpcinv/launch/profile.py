@@ -87,7 +87,7 @@ class Profile(Nodes):
     source: str | None = Field(None, description="where the site documents it")
     untested: bool = Field(False, description="written from documentation, run nowhere")
     cluster_name: Word | None = Field(None, description="Slurm's ClusterName, to recognise it")
-    gpu: Nodes = Field(Nodes(), description="what differs for jobs that ask for GPUs")
+    gpu_nodes: Nodes = Field(Nodes(), description="what differs for jobs that ask for GPUs")
     gpu_option: Annotated[str, Field(pattern="^(gpus-per-node|gres)$")] = "gpus-per-node"
     memory_option: bool = Field(True, description="false where memory is not to be asked for")
     mpi: Word | None = Field(None, description="srun --mpi=")
@@ -107,8 +107,8 @@ class Profile(Nodes):
         r"""The nodes a job goes to: those with GPUs where it asks for some."""
         fields = {k: getattr(self, k) for k in Nodes.model_fields}
         if job.resources.gpus_per_task:
-            given = {k: getattr(self.gpu, k) for k in self.gpu.model_fields_set}
-            fields |= given | {"sbatch": self.sbatch | self.gpu.sbatch}
+            given = {k: getattr(self.gpu_nodes, k) for k in self.gpu_nodes.model_fields_set}
+            fields |= given | {"sbatch": self.sbatch | self.gpu_nodes.sbatch}
         return Nodes.model_construct(**fields)
 
     def check(self, name: str, job: Job) -> None:
@@ -118,18 +118,13 @@ class Profile(Nodes):
             BadInput: With what the job asks for and what there is.
         """
         r, has = job.resources, self.nodes_of(job)
-        if r.gpus_per_task and not has.gpus and self.gpu.gpus == 0:
+        if r.gpus_per_task and has.gpus == 0:
             raise BadInput(f"{name} asks for GPUs; '{self.name}' has none", "resources")
         cpus = r.tasks_per_node * (r.cpus_per_task or self.cpus_per_task)
         for key, wanted, most, what in (
             ("tasks_per_node", cpus, has.cores, "cores a node"),
             ("gpus_per_task", r.gpus_per_task * r.tasks_per_node, has.gpus, "GPUs a node"),
-            (
-                "mem_per_task",
-                r.mem_per_task * r.tasks_per_node,
-                has.memory,
-                "bytes a node",
-            ),
+            ("mem_per_task", r.mem_per_task * r.tasks_per_node, has.memory, "bytes a node"),
             ("nodes", r.nodes, has.max_nodes, "nodes"),
             ("time", r.time, has.max_time, "seconds"),
         ):
