@@ -104,6 +104,7 @@ def report(
         else "",
         coverage=_coverage(card, main),
         series=_series(card, main, when),
+        departures=_departures(card.get("innovations")),
         interval=card["interval"],
         differences=_differences(card, main),
         provenance=_tree(provenance or {}),
@@ -357,6 +358,29 @@ def _differences(card, main: str) -> list[dict[str, str]]:
                     "told": told,
                 }
             )
+    return rows
+
+
+def _departures(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    r"""Rows of the table of departures: a group, and what is known of it."""
+    rows = []
+    for name, e in (found or {"groups": {}})["groups"].items():
+        a, b = e["analysis"], e.get("background")
+        judged = a if "withheld" in name else b
+        both = lambda x: f"{_number(x['bias']['value'])} ± {_number(x['rms']['value'])}"  # noqa: E731
+        told = e.get("desroziers")
+        rows.append(
+            {
+                "name": name,
+                "unit": unit_text(e["units"]),
+                "count": f"{e['count']:,}",
+                "error": _number(e["error"]),
+                "ob": both(b) if b else "–",
+                "oa": both(a),
+                "chi2": _number(judged["chi2"]["value"]) if judged else "–",
+                "desroziers": _number(told["error"]["value"]) if told else "–",
+            }
+        )
     return rows
 
 

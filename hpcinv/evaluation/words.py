@@ -15,6 +15,8 @@ from typing import Any
 
 SPREAD = (0.85, 1.15)  # spread/skill called calibrated
 FLAT = 0.12  # rank histogram distance called flat
+CHI2 = (0.75, 1.33)  # chi2 of withheld observations called consistent
+ERROR = (0.8, 1.25)  # estimated over told error called as told
 
 
 @dataclass
@@ -70,8 +72,11 @@ def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", 
         out.findings.append(rival)
     if "spread_skill" in scores[main]:
         out.findings.append(_calibration(scores[main], unit))
+        calibration = out.findings[-1].level
     beaten = [t for t in trivial if t in scores and not _better(card, t)]
-    calibrated = out.findings[-1].level if "spread_skill" in scores[main] else "poor"
+    calibrated = calibration if "spread_skill" in scores[main] else "poor"
+    seen = departures(card.get("innovations"))
+    out.findings += seen
     best = rival is None or rival.level == "good"
     if beaten:
         out.headline = f"No. It is not shown to be more accurate than {beaten[0]}."
@@ -92,6 +97,59 @@ def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", 
             else "Yes, though a simpler method does as well."
         )
         out.level = "fair"
+    if out.level == "good" and any(f.level == "poor" for f in seen):
+        out.headline = "With care: the observations do not bear it out."
+        out.level = "fair"
+    return out
+
+
+def departures(found: Mapping[str, Any] | None) -> list[Finding]:
+    r"""What departures from observations say: of withheld ones, and of the errors told."""
+    if not found:
+        return []
+    of = {n: e for n, e in found["groups"].items() if n.count(",") == 1}
+    out = []
+    withheld = {n.split(",")[0]: e for n, e in of.items() if n.endswith("withheld")}
+    if withheld:
+        parts, bad = [], 0
+        for name, e in withheld.items():
+            chi2, flat = e["analysis"]["chi2"], e["ranks"]["distance"]
+            bad += not (CHI2[0] <= chi2["value"] <= CHI2[1]) or flat > FLAT
+            parts.append(
+                f"{name}: {e['count']:,} values, missed by "
+                f"{_value(e['analysis']['rms'], unit_text(e['units']))}, "
+                f"χ² {chi2['value']:.2f} ({_range(chi2)}), rank distance {flat:.2f}"
+            )
+        text = (
+            "Observations that no method was given, compared with members to which the "
+            "observations’ noise was added: "
+            + "; ".join(parts)
+            + ". One is the χ² of an ensemble that knows how wrong it is."
+        )
+        grade = "good" if not bad else "fair" if bad < len(withheld) else "poor"
+        out.append(Finding("Does it foretell observations it was not given?", grade, text))
+    told = {n.split(",")[0]: e["desroziers"] for n, e in of.items() if "desroziers" in e}
+    sure = {n: d for n, d in told.items() if d["gain_near_optimal"]}
+    if told and sure:
+        off = {n: d for n, d in sure.items() if d["over_told"]["low"] > ERROR[1]
+               or d["over_told"]["high"] < ERROR[0]}  # fmt: skip
+        text = "Departures before and after (Desroziers) put the errors at " + "; ".join(
+            f"{d['over_told']['value']:.2f} ({_range(d['over_told'])}) of what is told for {n}"
+            for n, d in sure.items()
+        )
+        text += ". That holds if " + "; ".join(found["desroziers_conditions"]) + "."
+        out.append(
+            Finding("Are the observations’ errors as told?", "fair" if off else "good", text)
+        )
+    elif told:
+        out.append(
+            Finding(
+                "Are the observations’ errors as told?", "fair",
+                "Cannot be told: the background misses by far more or less than it says, so "
+                "that departures before and after do not separate the two errors.",
+                "Cannot tell",
+            )
+        )  # fmt: skip
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Evaluate"]
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,10 @@ class Evaluate(Job):
     truth: Annotated[str, Ref("store")]
     frames: tuple[int, int] = Field(description="half-open range of the truth's frames")
     analyses: Annotated[list[str], Ref("analysis")] = Field(min_length=1)
+    observations: Annotated[str | None, Ref("observations")] = None
+    background: Annotated[str | None, Ref("analysis")] = Field(
+        None, description="what was known before the observations; for O−B and Desroziers"
+    )
     level: float = Field(0.95, gt=0, lt=1, description="of the confidence intervals")
     block: int | None = Field(None, ge=1, description="frames of a bootstrap block")
     replicates: int = Field(2000, ge=100)
@@ -30,14 +34,23 @@ class Evaluate(Job):
     thing: ClassVar[str] = "scores"
 
     def check(self, name: str, study: Study) -> None:
+        where = study.sources[name].where
+        others = [(k, getattr(self, k)) for k in ("observations", "background")]
         for i, a in enumerate(self.analyses):
-            job = study.jobs.get(a)
+            others.append((f"analyses.{i}", a))
+        for key, a in others:
+            job = study.jobs.get(a or "")
             if job is not None and tuple(job.frames) != tuple(self.frames):
                 raise BadInput(
-                    f"'{a}' analyses the frames {list(job.frames)}, not {list(self.frames)}",
-                    study.sources[name].where(("analyses", str(i))),
+                    f"'{a}' is of the frames {list(job.frames)}, not {list(self.frames)}",
+                    where(tuple(key.split("."))),
                     "Give all of them the same frames.",
                 )
+        if self.background is not None and self.observations is None:
+            raise BadInput(
+                "a 'background' without 'observations'", where(("background",)),
+                "Name the observe job too: O−B is of its rows.",
+            )  # fmt: skip
 
     def run(self, ctx: Context) -> dict[str, str]:
         import numpy as np
@@ -77,6 +90,9 @@ class Evaluate(Job):
             replicates=self.replicates,
             seed=self.seed,
         )
+        outputs = {}
+        if self.observations is not None:
+            card["innovations"], outputs["feedback"] = self._innovations(ctx, store)
         path = ctx.folder / "scores.json"
         if ctx.world.rank == 0:
             write_json(path, card)
@@ -90,7 +106,58 @@ class Evaluate(Job):
                 )
             )
         ctx.world.barrier("scores")
-        return {"scores": digest_bytes(path.read_bytes())}
+        return {"scores": digest_bytes(path.read_bytes())} | outputs
+
+    def _innovations(self, ctx: Context, store: Any) -> tuple[dict[str, Any], str]:
+        r"""Writes `feedback.nc` of the analysis judged, and tells what its departures say."""
+        import numpy as np
+
+        from ..evaluation.innovations import InnovationSums, groups, summary
+        from ..io.analysis import open_analysis
+        from ..observations import feedback
+        from ..observations.table import ObservationTable
+
+        source = ctx.inputs[self.observations] / "observations.nc"
+        table = ObservationTable.load(source)
+        start, L = self.frames[0], self.frames[1] - self.frames[0]
+        table.check(
+            length=L, grid=store.grid, channels=store.channels, units=store.units,
+            mask=store.mask, where=source,
+        )  # fmt: skip
+        lo, hi = ctx.world.share(0, L)
+        rows = feedback.placed(table)
+        own = rows[(table.frame[rows] >= lo) & (table.frame[rows] < hi)]
+        seen, members = {}, {}
+        read = {"hofx": self.analyses[0], "hofx_background": self.background}
+        for group, name in read.items():
+            if name is None:
+                continue
+            with open_analysis(ctx.inputs[name]) as analysis:
+                ctx.progress.begin(f"what {_short(name)} sees")
+                seen[group] = feedback.see(
+                    table, store, start, analysis, range(lo, hi),
+                    lambda f: ctx.progress.update(f + 1 - lo, hi - lo),
+                )  # fmt: skip
+                members[group] = len(analysis.members)
+        digest = feedback.write(ctx.folder / "feedback.nc", table, ctx.world, own, seen, ctx.fence)
+        named = groups(table)
+        sums = InnovationSums.zeros(L, len(named), members["hofx"])
+        belongs = np.stack(list(named.values())) if named else np.zeros((0, len(table)), bool)
+        for f in range(lo, hi):
+            at = np.flatnonzero(table.frame[own] == f)
+            if len(at):
+                b = seen.get("hofx_background")
+                sums.add(
+                    f, belongs[:, own[at]], table.value[own[at]], table.error[own[at]],
+                    seen["hofx"][:, at], None if b is None else b[:, at], self.seed,
+                )  # fmt: skip
+        found = summary(
+            list(named), sums.reduce(ctx.world),
+            units=dict(zip(table.variables, table.variable_units, strict=True)),
+            background=self.background is not None, level=self.level, block=self.block,
+            replicates=self.replicates, seed=self.seed,
+        )  # fmt: skip
+        return found, digest
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         return {"analyses": ", ".join(self.analyses)}

@@ -9,7 +9,7 @@ grid point and the time in the trajectory's own calendar stand beside them.
 
 from __future__ import annotations
 
-__all__ = ["load", "save"]
+__all__ = ["load", "locations", "save", "write_table"]
 
 import os
 from pathlib import Path
@@ -30,11 +30,19 @@ REAL = {"standard", "gregorian", "proleptic_gregorian"}
 
 def save(table: ObservationTable, path: Path) -> str:
     r"""Writes a table atomically and returns its digest."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    write_table(table, scratch)
+    sync(scratch)
+    os.replace(scratch, path)
+    return table.digest
+
+
+def write_table(table: ObservationTable, path: Path) -> None:
+    r"""Writes a table to a file of any name."""
     import netCDF4
 
-    first, location = _locations(table)
-    scratch = path.with_name(f".{path.name}.tmp")
-    with netCDF4.Dataset(scratch, "w", format="NETCDF4") as f:
+    first, location = locations(table)
+    with netCDF4.Dataset(path, "w", format="NETCDF4") as f:
         f.setncatts(
             {
                 "_ioda_layout": "ObsGroup",
@@ -86,9 +94,6 @@ def save(table: ObservationTable, path: Path) -> str:
                 full = np.full(len(first), v.getncattr("_FillValue"))
                 full[location[rows]] = column[rows]
                 v[:] = full
-    sync(scratch)
-    os.replace(scratch, path)
-    return table.digest
 
 
 def load(path: Path) -> ObservationTable:
@@ -172,7 +177,7 @@ def _flag_attributes() -> dict:
     }
 
 
-def _locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
+def locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
     r"""Groups rows of one place and moment: the first row of each, and each row's location.
 
     Rows are sorted by all keys but the channel's last place, so equal ones are neighbours. A
