@@ -1,6 +1,7 @@
 r"""The loop on one rank: exact resume, whole checkpoints, averages, plain errors."""
 
 import json
+import subprocess
 import warnings
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from training_toys import StopAfter, Windows, config, run, weights
 
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.models import load
+from hpcinv.training.checkpoints import DiskFull
 from hpcinv.training.engine import Average
 from hpcinv.training.loop import Diverged
 
@@ -138,3 +140,29 @@ def test_validation_is_of_the_averaged_weights(tmp_path, world):
     rows = [r for r in _lines(tmp_path) if "validation" in r or "averaged_validation" in r]
     assert figures["validation"] == rows[-1]["averaged_validation"]
     assert 0.2 < rows[0]["validation"] < 2 and rows[0]["validation"] != figures["validation"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, world):
+    """A real one: a tmpfs that holds two checkpoints and not a third."""
+    small = tmp_path / "small"
+    small.mkdir()
+    run(tmp_path / "straight", world)
+    each = sum(p.stat().st_size for p in (tmp_path / "straight/checkpoints/step-6-a1").iterdir())
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={int(3.2 * each)}", "tmpfs", small],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system needs root")
+    try:
+        filler = small / "filler"
+        filler.write_bytes(bytes(int(0.5 * each)))
+        with pytest.raises(DiskFull, match=r"step-6-a1 was not written.*step-4-a1 is whole"):
+            run(small, world)
+        assert (small / "checkpoints/latest").read_text() == "step-4-a1\n"
+        assert not (small / "checkpoints/step-6-a1").exists()  # it makes room, not more of a mess
+        filler.unlink()
+        run(small, world)
+        assert weights(small) == weights(tmp_path / "straight")
+    finally:
+        subprocess.run(["umount", small], check=True)

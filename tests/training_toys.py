@@ -2,6 +2,7 @@ r"""Toys that the tests of training share, also run as a script by ranks."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -81,7 +82,7 @@ def kill_in_save(rank, tag):
 def main():
     from hpcinv.parallel import connect
 
-    folder, mode, zero = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    folder, mode, fields = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(1)
     world = connect("torch", rendezvous=folder, timeout=60)
     if mode == "kill":
@@ -89,7 +90,7 @@ def main():
     stop = StopAfter(3) if mode == "stop" else None
     code = 0
     try:
-        run(folder, world, stop=stop, zero=zero)
+        run(folder, world, stop=stop, **fields)
     except Stopped:
         code = 75
     sys.exit(world.finish(code))

@@ -92,6 +92,7 @@ def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
         asked[name] = {
             "model": job.model.build_fields(),
             "loss": job.loss.model_dump(),
+            "precision": job.training.precision,
             "window": job.window,
             "channels": shape[0],
             "grid": list(shape[1]),

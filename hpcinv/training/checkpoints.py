@@ -13,6 +13,7 @@ digest, and the newest whole tag is taken instead.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,10 @@ UNIVERSAL = "universal-"
 def _digest(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class DiskFull(RuntimeError):
+    r"""There is no room for a checkpoint, or none under the user's quota."""
 
 
 class Checkpoints:
@@ -77,6 +82,9 @@ class Checkpoints:
 
         Returns:
             The checkpoint's tag.
+
+        Raises:
+            DiskFull: If it did not fit; what was written of it is removed.
         """
         from safetensors.torch import save as to_bytes
 
@@ -90,11 +98,15 @@ class Checkpoints:
             (self.folder / tag).mkdir()
         tag = self.world.broadcast(tag)
         place = self.folder / tag
-        engine.save_checkpoint(
-            str(self.folder), tag=tag, client_state={"step": state["step"]}, save_latest=False
-        )
-        if average and rank == 0:
-            write_bytes(place / AVERAGE, to_bytes(average))
+        try:
+            engine.save_checkpoint(
+                str(self.folder), tag=tag, client_state={"step": state["step"]}, save_latest=False
+            )
+            if average and rank == 0:
+                write_bytes(place / AVERAGE, to_bytes(average))
+        except (OSError, RuntimeError) as error:  # torch's writer hides the cause in its words
+            self._no_room(place, error)
+            raise
         self.world.barrier("checkpoint files")
         # Every rank reads back and flushes its share of the files, whoever wrote them: what is
         # digested is what reached the file system.
@@ -112,6 +124,28 @@ class Checkpoints:
             self._prune(tag)
         self.world.barrier("checkpoint committed")
         return tag
+
+    def _no_room(self, place: Path, error: Exception) -> None:
+        r"""Raises DiskFull if that is why a file could not be written."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full:
+            try:
+                with open(place / "probe", "wb") as f:
+                    f.write(bytes(1 << 16))
+            except OSError as again:
+                full = again.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full:
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            last = (self.folder / LATEST).read_text().strip()
+        except OSError:
+            last = ""
+        left = f"{last} is whole" if last else "there is none before it"
+        raise DiskFull(
+            f"the disk is full (or a quota spent): {place.name} was not written; {left}."
+            f" Make room in {self.folder} and run the job again."
+        ) from error
 
     def _prune(self, latest: str) -> None:
         r"""Removes whole checkpoints beyond the last kept, and torn ones older than the latest."""

@@ -33,22 +33,25 @@ class Cost:
     activations: int
 
 
-def trace(learner: Any, batch: Mapping[str, Any]) -> Cost:
+def trace(learner: Any, batch: Mapping[str, Any], precision: str = "fp32") -> Cost:
     r"""Runs a learner's loss on the meta device.
 
     Arguments:
         learner: A learner built under `torch.device("meta")`, or any: it is not changed.
         batch: Tensors of a micro-batch, of which only shapes and types count.
+        precision: `fp32` or `bf16`, of the weights.
     """
     import torch
     from torch.func import functional_call
     from torch.overrides import TorchFunctionMode
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    def on_meta(t: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(t, device="meta", requires_grad=t.requires_grad)
+    narrow = torch.bfloat16 if precision == "bf16" else torch.float32
 
-    state = {k: on_meta(v) for k, v in learner.named_parameters()}
+    def on_meta(t: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty_like(t, device="meta", dtype=dtype, requires_grad=t.requires_grad)
+
+    state = {k: on_meta(v, narrow) for k, v in learner.named_parameters()}
     fixed = {k: on_meta(v) for k, v in learner.named_buffers()}
     own = {v.untyped_storage()._cdata for v in [*state.values(), *fixed.values()]}
     kept: dict[int, Any] = {}
@@ -108,14 +111,14 @@ def memory(cost: Cost, zero: int, precision: str, ranks: int, ema: bool = True) 
         "weights": size * p // (ranks if zero == 3 else 1),
         "gradients": (4 if wide or zero == 0 else 2) * p // (ranks if zero >= 2 else 1),
         "optimiser": states * p // (ranks if zero else 1),
-        "activations": cost.activations // (1 if wide else 2),
+        "activations": cost.activations,
         # Stage 3 gathers weights layer by layer; others' buckets are idle with a single rank.
         "buffers": size * (min(p, BUCKET) * (zero == 3) + 2 * BUCKET * (zero > 0 and ranks > 1)),
     }
     return {**found, "all": sum(found.values())}
 
 
-def describe(learner: Any, sample: Mapping[str, Any], micro: int) -> Cost:
+def describe(learner: Any, sample: Mapping[str, Any], micro: int, precision: str = "fp32") -> Cost:
     r"""The cost of `micro` samples, shaped like one that `learner.draw` has made."""
     import numpy as np
     import torch
@@ -124,7 +127,7 @@ def describe(learner: Any, sample: Mapping[str, Any], micro: int) -> Cost:
         k: torch.empty((micro, *np.shape(v)), dtype=torch.float32, device="meta")
         for k, v in sample.items()
     }
-    return trace(learner, batch)
+    return trace(learner, batch, precision)
 
 
 def count_flops(learner: Any, sample: Mapping[str, Any], micro: int) -> int:
@@ -163,13 +166,15 @@ def _foreseen(asked: dict[str, Any]) -> Cost:
 
             learner = DiffusionLearner(model, DiffusionLoss(**asked["loss"]))
         sample = learner.draw(sample, np.random.default_rng(0))
-    cost = describe(learner, sample, 1)
+    precision = asked["precision"]
+    cost = describe(learner, sample, 1, precision)
     if model.get("checkpointing"):
-        cost = replace(cost, activations=cost.activations + _block(model, sample))
+        block = _block(model, sample, precision)
+        cost = replace(cost, activations=cost.activations + block)
     return cost
 
 
-def _block(model: dict[str, Any], sample: Mapping[str, Any]) -> int:
+def _block(model: dict[str, Any], sample: Mapping[str, Any], precision: str) -> int:
     r"""Bytes of the one block that recomputation holds at a time."""
     import torch
 
@@ -179,7 +184,7 @@ def _block(model: dict[str, Any], sample: Mapping[str, Any]) -> int:
     with torch.device("meta"):
         for depth in (1, 2):
             shallow = DiffusionLearner({**model, "depth": depth, "checkpointing": False})
-            found.append(describe(shallow, sample, 1).activations)
+            found.append(describe(shallow, sample, 1, precision).activations)
     return found[1] - found[0]
 
 

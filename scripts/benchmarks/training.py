@@ -78,7 +78,7 @@ def measure(zero: int, precision: str, micro: int) -> None:
     start(tiny, config, world)(batch_of(tiny, sample(WINDOW, CHANNELS, GRID, 2), 1))
     one = sample(WINDOW, CHANNELS, GRID, 2)
     planned = DiffusionLearner(SHAPED)
-    found = cost.describe(planned, shaped(planned, one), micro)
+    found = cost.describe(planned, shaped(planned, one), micro, precision)
     foreseen = cost.memory(found, zero, precision, 1)
     del planned
     forget()
