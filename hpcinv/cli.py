@@ -275,13 +275,11 @@ def main() -> int:
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except Exception as e:
-        import click
-
-        if isinstance(e, click.ClickException):
+        if isinstance(e, typer.Exit):
+            return e.exit_code
+        if hasattr(e, "show"):  # a usage error; typer carries its own click, or needs that of PyPI
             e.show()
             return EXIT_BAD_INPUT
-        if isinstance(e, click.exceptions.Exit):
-            return e.exit_code
         if isinstance(e, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -134,6 +134,14 @@ def test_each_sweeps(study):
     assert s.jobs["observe-seed3"].seed == 3
 
 
+@pytest.mark.parametrize(
+    "args, said", [(["status", "--runs"], "requires an argument"), (["--no"], "No such")]
+)
+def test_a_mistyped_command_is_no_traceback(args, said):
+    done = hpcinv(*args)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
 def test_schema_lists_the_fields():
     done = hpcinv("schema", "assimilate")
     fields = json.loads(done.stdout)
