@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from .errors import BadInput
+from .waiting import Watch, at
 
 
 @dataclass(frozen=True)
@@ -145,21 +146,25 @@ class MPIWorld(World):
         super().__init__(self.comm.rank, self.comm.size, local_rank)
 
     def broadcast(self, obj: Any, root: int = 0) -> Any:
-        return self.comm.bcast(obj, root)
+        with at("a broadcast"):
+            return self.comm.bcast(obj, root)
 
     def gather(self, obj: Any, root: int = 0) -> list[Any] | None:
-        return self.comm.gather(obj, root)
+        with at("a gathering"):
+            return self.comm.gather(obj, root)
 
     def all_gather(self, obj: Any) -> list[Any]:
-        return self.comm.allgather(obj)
+        with at("a gathering on all ranks"):
+            return self.comm.allgather(obj)
 
     def all_reduce(self, x: Any, op: str = "sum") -> Any:
-        if np.isscalar(x):
-            return self.comm.allreduce(x, self._ops[op])
-        tensor = hasattr(x, "detach")
-        a = np.ascontiguousarray(x.detach().cpu().numpy() if tensor else x)
-        out = np.empty_like(a)
-        self.comm.Allreduce(a, out, self._ops[op])
+        with at(f"a {op} over all ranks"):
+            if np.isscalar(x):
+                return self.comm.allreduce(x, self._ops[op])
+            tensor = hasattr(x, "detach")
+            a = np.ascontiguousarray(x.detach().cpu().numpy() if tensor else x)
+            out = np.empty_like(a)
+            self.comm.Allreduce(a, out, self._ops[op])
         if not tensor:
             return out
         import torch
@@ -167,7 +172,8 @@ class MPIWorld(World):
         return torch.from_numpy(out).to(x.device)
 
     def barrier(self, what: str = "") -> None:
-        self.comm.Barrier()
+        with at(f"the barrier '{what}'"):
+            self.comm.Barrier()
 
 
 class TorchWorld(World):
@@ -291,7 +297,8 @@ def connect(
 
     Arguments:
         backend: `mpi`, `torch` or `none`.
-        rendezvous: A folder all ranks see, where those of a torch world find each other.
+        rendezvous: A folder all ranks see, where those of a torch world find each other, and
+            where those of an MPI world ask each other when a collective waits too long.
         timeout: Seconds after which a torch collective gives up on a missing rank.
 
     Raises:
@@ -307,4 +314,7 @@ def connect(
             f"this job runs in one process but was started as {launch.size} ranks",
             instead="Start it with --ranks 1, or with nodes: 1 and tasks_per_node: 1.",
         )
-    return MPIWorld(local_rank=launch.local_rank)
+    world = MPIWorld(local_rank=launch.local_rank)
+    if rendezvous is not None:
+        Watch(rendezvous, world.rank, world.size).start()
+    return world

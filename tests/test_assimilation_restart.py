@@ -21,6 +21,7 @@ from hpcinv.errors import BadInput, Stopped
 
 torch.set_num_threads(1)
 LENGTH, STEPS, MEMBERS = 11, 6, [0, 1, 2]
+ASKED = 2  # guided calls of a step: as often a run asks whether to stop
 
 
 class Table:
@@ -35,7 +36,7 @@ class Stop:
     r"""Asks to stop before the n-th step, or ends the process there as a power cut would."""
 
     def __init__(self, n, kill=False):
-        self.left, self.kill = n, kill
+        self.left, self.kill = ASKED * n, kill
 
     def requested(self, world):
         self.left -= 1

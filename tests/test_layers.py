@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "hpcinv"
 ROOMS = [
     "cli", "launch", "kinds", "training", "assimilation", "evaluation", "observations",
-    "simulators", "models", "diffusion", "runs", "io", "parallel", "shipped", "errors",
+    "simulators", "models", "diffusion", "runs", "io", "parallel", "waiting", "shipped", "errors",
 ]  # fmt: skip
 
 

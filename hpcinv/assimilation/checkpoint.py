@@ -114,16 +114,21 @@ def save(
     failures = [f"rank {e['rank']}: {e['failure']}" for e in entries if "failure" in e]
     if failures:
         raise OSError(f"checkpoint {tag} is incomplete, the one before stays: {failures[0]}")
+    failure = None
     if world.rank == 0:
-        manifest = {"step": saved.step, "identity": identity, "ranks": entries}
-        _write(tag / "manifest.json", json.dumps(manifest).encode())
-        sync(tag)
-        scratch = folder / f"latest.{os.getpid()}"
-        _write(scratch, name.encode())
-        os.replace(scratch, folder / "latest")
-        sync(folder)
-        _prune(folder, place.keep, name)
-    world.barrier("checkpoint")
+        try:
+            manifest = {"step": saved.step, "identity": identity, "ranks": entries}
+            _write(tag / "manifest.json", json.dumps(manifest).encode())
+            sync(tag)
+            scratch = folder / f"latest.{os.getpid()}"
+            _write(scratch, name.encode())
+            os.replace(scratch, folder / "latest")
+            sync(folder)
+            _prune(folder, place.keep, name)
+        except OSError as error:  # told to all, so that none waits
+            failure = str(error)
+    if failure := world.broadcast(failure):
+        raise OSError(f"checkpoint {tag} is not committed, the one before stays: {failure}")
 
     return tag
 

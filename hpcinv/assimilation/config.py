@@ -49,10 +49,14 @@ class SamplerConfig(BaseModel):
         return self
 
     @property
+    def per_step(self) -> int:
+        r"""Denoiser calls per member in one step."""
+        return (2 if self.method == "heun" else 1) + self.corrections
+
+    @property
     def calls(self) -> int:
         r"""Denoiser calls per member, the final one included."""
-        once = 2 if self.method == "heun" else 1
-        return self.steps * (once + self.corrections) + (self.final == "denoise")
+        return self.steps * self.per_step + (self.final == "denoise")
 
 
 class GuidanceConfig(BaseModel):

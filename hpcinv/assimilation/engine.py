@@ -20,7 +20,8 @@ from .composition import compose as composition
 from .config import GuidanceConfig, SamplerConfig, settings
 from .exchange import Exchange
 from .gaussian import adapted
-from .guidance import Guidance
+from .guidance import Estimate, Guidance
+from .guidance.estimate import Level
 from .likelihood import Likelihood, checked
 from .network import Network
 from .partition import Partition
@@ -108,7 +109,8 @@ def sample(
         dtype: Precision of states.
         checkpoint: Where and how often to save; a run continues from what it finds there.
         progress: An object with ``update(done, total, **figures)``.
-        stop: An object with ``requested(world) -> bool``, asked between steps.
+        stop: An object with ``requested(world) -> bool``, asked between steps and between the
+            guided calls of a step, which is then begun again on the next start.
 
     Raises:
         BadInput: If arguments do not fit each other.
@@ -253,22 +255,16 @@ class _Run:
         earlier = list(saved.events)
         total = (steps + 1) * len(self.batches)
 
+        most = self.world.all_reduce(len(self.batches), "max")
         for i in range(saved.step, steps):
-            if stop is not None and stop.requested(self.world):
+            ask, known = _Asked(stop, self.world, most * self.config.per_step), len(events)
+            try:
+                saved = self._step(i, saved, ask, progress, total)
+            except _StopNow:
+                del events[known:]  # they come again with the step
                 if self.place is not None:
                     self._save(saved, earlier)
-                raise Stopped(f"asked to stop before step {i} of {steps}")
-            new: list[list[Tensor]] = []
-            for k, b in enumerate(self.batches):
-                ids = self.members[b]
-                x, *past = (t[b] for t in saved.tensors)
-                x, past = self.sampler.step(i, x, past, self._denoise(ids), self._noise(ids, i))
-                new.append([x, *past])
-                if progress is not None:
-                    progress.update(
-                        i * len(self.batches) + k + 1, total, sigma=self.levels[i].sigma
-                    )
-            saved = storage.Saved(i + 1, [torch.cat(t) for t in zip(*new, strict=True)], [])
+                raise Stopped(f"asked to stop in step {i} of {steps}") from None
             if self._due(i + 1):
                 self._save(saved, earlier)
 
@@ -289,8 +285,29 @@ class _Run:
             self._diagnostics(began, [e for e in events if e["member"] in set(self.wanted)]),
         )
 
-    def _denoise(self, ids: Sequence[int]):
-        return lambda x, level: self.guidance(x, level, ids)
+    def _step(
+        self, i: int, saved: storage.Saved, ask: _Asked, progress: Any, total: int
+    ) -> storage.Saved:
+        r"""All members' step i."""
+
+        new: list[list[Tensor]] = []
+        for k, b in enumerate(self.batches):
+            ids = self.members[b]
+            x, *past = (t[b] for t in saved.tensors)
+            x, past = self.sampler.step(i, x, past, self._denoise(ids, ask), self._noise(ids, i))
+            new.append([x, *past])
+            if progress is not None:
+                progress.update(i * len(self.batches) + k + 1, total, sigma=self.levels[i].sigma)
+        ask.rest()
+        return storage.Saved(i + 1, [torch.cat(t) for t in zip(*new, strict=True)], [])
+
+    def _denoise(self, ids: Sequence[int], ask: _Asked | None = None):
+        def denoise(x: Tensor, level: Level) -> Estimate:
+            if ask is not None:
+                ask()
+            return self.guidance(x, level, ids)
+
+        return denoise
 
     def _due(self, done: int) -> bool:
         r"""Whether to save after ``done`` steps; the first rank's clock decides for all."""
@@ -338,6 +355,33 @@ class _Run:
             "sigma": [level.sigma for level in self.levels],
             "seconds": time.perf_counter() - began,
         }
+
+
+class _StopNow(Exception):
+    r"""All ranks leave the step they are in."""
+
+
+class _Asked:
+    r"""Asks for a stop before each guided call of a step, as often on every rank.
+
+    Arguments:
+        stop: Whom to ask, or None.
+        world: The ranks, which agree.
+        times: Guided calls of the rank that has most.
+    """
+
+    def __init__(self, stop: Any, world: World, times: int) -> None:
+        self._stop, self._world, self._left = stop, world, times
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._stop is not None and self._stop.requested(self._world):
+            raise _StopNow
+
+    def rest(self) -> None:
+        r"""Asks along with ranks that have more members."""
+        while self._left > 0:
+            self()
 
 
 def _fingerprint(likelihood: Likelihood | None, observed: Sequence[int]) -> str | None:

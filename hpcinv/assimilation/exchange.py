@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..waiting import at
 from .composition import Term
 from .partition import owners, slab
 
@@ -86,8 +87,9 @@ class Borrowed:
     def finish(self) -> Tensor:
         r"""Waits for the rest. Returns ``(B, needed, *state)``."""
 
-        for request in self._pending:
-            request.Wait()
+        with at("an exchange of frames"):
+            for request in self._pending:
+                request.Wait()
         for buffer, index in zip(self._buffers, self._put, strict=True):
             self.have[:, index] = torch.from_numpy(buffer).to(self.have)
         self._pending, self._buffers, self._put = [], [], []
@@ -197,8 +199,9 @@ class Exchange:
                 out = to_host(block)
                 sends.append((self.comm.Isend(out, dest=r, tag=2), out))
                 self.sent += out.nbytes
-        for request in pending:
-            request.Wait()
+        with at("an exchange of means"):
+            for request in pending:
+                request.Wait()
         parts += [torch.from_numpy(b).to(like) for b in buffers]
         for request, _ in sends:
             request.Wait()
@@ -217,7 +220,8 @@ class Exchange:
             return values
         values = np.ascontiguousarray(values)
         out = np.empty_like(values)
-        self.comm.Allreduce(values, out)
+        with at("a sum over time slabs"):
+            self.comm.Allreduce(values, out)
         return out
 
 

@@ -42,6 +42,8 @@ __all__ = ["NODEFAIL", "TESTS", "Verdict", "cut", "main", "resume", "run"]
 TESTS = ("ERS", "PEM", "ERP", "REP")
 NODEFAIL = "NODEFAIL"
 LENGTH, STATE, STEPS, MEMBERS = 24, (2, 8), 6, range(4)
+SAMPLER = {"method": "ddpm", "steps": STEPS, "corrections": 1}
+ASKED = 2  # guided calls of a step: as often a run asks whether to stop
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class _Table:
 
 class _Halfway:
     def __init__(self) -> None:
-        self._left = STEPS // 2
+        self._left = ASKED * (STEPS // 2)
 
     def requested(self, world: World) -> bool:
         self._left -= 1
@@ -104,7 +106,7 @@ class _NodeFailure:
         nodes = world.all_gather(os.uname().nodename)
         last = nodes[-1] if len(set(nodes)) > 1 else None
         here = nodes[world.rank] == last if last else world.rank >= world.size // 2
-        self._doomed, self._left, self._folder = here, STEPS // 2, folder
+        self._doomed, self._left, self._folder = here, ASKED * (STEPS // 2), folder
         self._told = world.rank == world.size - 1
 
     def requested(self, world: World) -> bool:
@@ -130,7 +132,7 @@ def _draw(world: World, place: Checkpoint | None = None, stop: Any = None) -> np
             likelihood=PointLikelihood(_Table, shape=STATE, length=LENGTH),
             compose="junction",
             guidance={"scope": "trajectory", "iterations": 2},
-            sampler={"method": "ddpm", "steps": STEPS, "corrections": 1},
+            sampler=SAMPLER,
             world=world,
             # One trajectory over all ranks, as far as it goes: the hardest case.
             slabs=world.size,

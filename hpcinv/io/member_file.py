@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..waiting import at as waiting
 from .atomic import sync
 from .cf import LIBVER, Layout, create_file, define_variable
 
@@ -88,10 +89,11 @@ class SharedFile:
         mine = [piece for start, block in blocks for piece in _cut(start, block)]
         rounds = len(mine)
         if self.comm is not None:
-            rounds = max(self.comm.allgather(rounds))
+            with waiting(f"the write of {self.path.name}"):
+                rounds = max(self.comm.allgather(rounds))
         if rounds == 0:
             return
-        with self._opened() as f:
+        with waiting(f"the collective write of {self.path.name}"), self._opened() as f:
             for k in range(rounds):
                 for c in range(len(self.layout.channels)):
                     if k < len(mine):
@@ -103,8 +105,9 @@ class SharedFile:
     def close(self) -> list[Any]:
         r"""Everything is on disk afterwards."""
         if self.file is not None:
-            self.file.flush()
-            self.file.close()
+            with waiting(f"closing {self.path.name}"):
+                self.file.flush()
+                self.file.close()
         if self.comm is None or self.comm.rank == 0:
             sync(self.path)
         return []
