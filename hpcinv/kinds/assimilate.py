@@ -34,10 +34,22 @@ class Assimilate(Job):
     frames: tuple[int, int] = Field(description="half-open range of the frames analysed")
     observations: Annotated[str | None, Ref("observations")] = None
     method: Literal[
-        "diffusion", "oi", "enkf", "etkf", "letkf", "enks", "climatology", "persistence"
-    ] = "diffusion"
+        "diffusion",
+        "conditioned",
+        "oi",
+        "enkf",
+        "etkf",
+        "letkf",
+        "enks",
+        "climatology",
+        "persistence",
+    ] = Field(
+        "diffusion",
+        description="diffusion guides a prior by the likelihood of any observations; conditioned "
+        "shows them to a prior trained with 'conditioning'; the others are baselines",
+    )
     members: int = Field(16, ge=1)
-    # method: diffusion
+    # method: diffusion or conditioned
     prior: Annotated[str | None, Ref("prior")] = None
     decoder: Annotated[str | None, Ref("autoencoder")] = None
     decoder_error: bool = Field(
@@ -78,24 +90,31 @@ class Assimilate(Job):
     def axis(self, over: str) -> int:
         return self.members
 
+    @property
+    def sampled(self) -> bool:
+        r"""Whether a prior is sampled, and not a baseline computed."""
+        return self.method in ("diffusion", "conditioned")
+
     @model_validator(mode="after")
     def _whole(self) -> Assimilate:
-        if self.method == "diffusion" and self.prior is None:
-            raise ValueError("method: diffusion needs a 'prior'")
+        if self.sampled and self.prior is None:
+            raise ValueError(f"method: {self.method} needs a 'prior'")
+        if self.method == "conditioned" and self.decoder is not None:
+            raise ValueError("method: conditioned samples states: leave out 'decoder'")
         for key, mode in (("lead", "forecast"), ("memory", "filtering")):
             if getattr(self, key) is not None and self.mode != mode:
                 raise ValueError(f"'{key}' goes with mode: {mode}")
         if self.mode == "forecast" and self.lead is None:
             raise ValueError("mode: forecast needs a 'lead'")
-        if self.mode != "reanalysis" and self.method != "diffusion":
-            raise ValueError(f"mode: {self.mode} goes with method: diffusion")
-        if self.method in ("oi", *METHODS) and self.observations is None:
+        if self.mode != "reanalysis" and not self.sampled:
+            raise ValueError(f"mode: {self.mode} goes with method: diffusion or conditioned")
+        if self.method in ("conditioned", "oi", *METHODS) and self.observations is None:
             raise ValueError(f"method: {self.method} needs 'observations'")
         if self.method == "letkf" and self.ensemble.length_km is None:
             raise ValueError("method: letkf needs 'ensemble.length_km'")
         if self.method in METHODS and self.members < 2:
             raise ValueError(f"method: {self.method} needs two members or more")
-        if self.method != "diffusion" and self.training is None:
+        if not self.sampled and self.training is None:
             raise ValueError(f"method: {self.method} needs 'training' frames")
         return self
 
@@ -114,7 +133,7 @@ class Assimilate(Job):
                 where.where(("frames",)),
                 "Give both jobs the same frames.",
             )
-        if self.method == "diffusion":
+        if self.sampled:
             if self.lead is not None and self.lead >= L:
                 raise BadInput(
                     f"a forecast of {self.lead} of {L} frames leaves none to start from",
@@ -143,7 +162,7 @@ class Assimilate(Job):
             what = "has no statistics" if b <= store.length else f"has {store.length} frames"
             raise BadInput(f"the store {what}; frames {a} to {b - 1} are analysed", self.data)
         table = self._table(ctx, store)
-        draw = self._diffusion if self.method == "diffusion" else self._baseline
+        draw = self._diffusion if self.sampled else self._baseline
         members, pieces = draw(ctx, store, table)
         writer = AnalysisWriter(
             ctx.folder,
@@ -229,7 +248,10 @@ class Assimilate(Job):
         told = context if getattr(prior, "context", 0) else None
         with_context = context if decoder is not None and decoder.context else None
         likelihood = None
-        if table is not None and len(table):
+        if self.method == "conditioned":
+            prior = self._conditioned(ctx, prior, store, table)
+            told = prior.context(len(frames), told)
+        elif table is not None and len(table):
             likelihood = PointLikelihood(
                 table,
                 store.statistics,
@@ -278,6 +300,20 @@ class Assimilate(Job):
                     yield m, f, store.statistics.restore(x, [frames[f]])
 
         return results[0].members if any(r.frames for r in results) else [], pieces()
+
+    def _conditioned(self, ctx: Context, prior: Any, store: Any, table: Any):
+        r"""The prior that is shown the observations."""
+        from ..assimilation.conditioned import Conditioned
+        from ..models.export import describe
+
+        channels = describe(ctx.inputs[self.prior])["extra"].get("observed")
+        if not channels:
+            raise BadInput(
+                "the prior was trained without observations",
+                ctx.inputs[self.prior],
+                "Train it with 'conditioning', or use method: diffusion.",
+            )
+        return Conditioned(prior, table, store.statistics, range(*self.frames), channels)
 
     def _sample(self, ctx: Context, prior: Any, **arguments: Any) -> list:
         r"""Draws in the job's mode; what this rank holds."""
@@ -344,7 +380,7 @@ class Assimilate(Job):
     def figures(self, study: Study, name: str) -> dict[str, str]:
         out = {"method": self.method, "members": str(self.members)}
         L = self.frames[1] - self.frames[0]
-        if self.method == "diffusion":
+        if self.sampled:
             n = (
                 1
                 if self.window >= L

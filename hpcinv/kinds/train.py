@@ -17,6 +17,7 @@ from ..training.config import (
     TrainConfig,
     TrajectoryDenoiserConfig,
 )
+from ..training.observing import ConditioningConfig
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Train(Job):
     model: Annotated[AutoencoderConfig | TrajectoryDenoiserConfig, Field(discriminator="name")]
     loss: SerializeAsAny[Any] = Field(None, description="fields of the model's loss")
     augmentation: MixingConfig | None = None
+    conditioning: ConditioningConfig | None = Field(
+        None, description="observation sets that a denoiser is shown: method 'conditioned'"
+    )
     training: TrainConfig
 
     backend: ClassVar[str] = "torch"
@@ -70,6 +74,11 @@ class Train(Job):
                 "'training.seed' is the job's 'seed'",
                 where.where(("training", "seed")),
                 "Write seed at the top of the file.",
+            )
+        if self.conditioning is not None and self.model.name != "trajectory_denoiser":
+            raise BadInput(
+                f"'conditioning' means nothing to a model '{self.model.name}'",
+                where.where(("conditioning",)),
             )
         span = self.frames or _span(study, self.data)
         if span is not None and self.window > span[1] - span[0]:
@@ -156,7 +165,28 @@ class Train(Job):
             )
         from ..training.diffusion import DiffusionLearner
 
-        return DiffusionLearner({**fields, "channels": C, "grid": grid}, self.loss, seed=self.seed)
+        seen = self._observed(store)
+        return DiffusionLearner(
+            {**fields, "channels": C, "grid": grid, "observed": len(seen)},
+            self.loss,
+            seed=self.seed,
+            conditioning=self.conditioning,
+            observed=seen,
+        )
+
+    def _observed(self, store: Any) -> list[int]:
+        r"""The channels that condition a denoiser."""
+        if self.conditioning is None:
+            return []
+        names = list(store.channels)
+        for name in self.conditioning.channels or []:
+            if name not in names:
+                raise BadInput(
+                    f"'conditioning.channels': no channel '{name}'",
+                    store.folder,
+                    nearest(name, names),
+                )
+        return [names.index(n) for n in self.conditioning.channels or names]
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         t = self.training

@@ -128,6 +128,8 @@ class TrajectoryDenoiser(Denoiser):
         sigma_max: The largest noise level.
         periodic: Whether the last axis of the grid closes on itself.
         checkpointing: Whether blocks are recomputed in the backward pass, to save memory.
+        observed: The number of channels whose observations condition it, 0 for none
+            (:mod:`hpcinv.models.observed_fields`).
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class TrajectoryDenoiser(Denoiser):
         sigma_max: float = 20.0,
         periodic: bool = True,
         checkpointing: bool = False,
+        observed: int = 0,
     ) -> None:
         super().__init__()
         grid = tuple(int(n) for n in grid)
@@ -151,13 +154,14 @@ class TrajectoryDenoiser(Denoiser):
             raise ValueError(f"a frame has at most two axes, got the grid {grid}")
         self.schedule = VESchedule(sigma_min=sigma_min, sigma_max=sigma_max)
         self.channels, self.grid, self.context = channels, grid, context
+        self.observed = observed
         # Fewer axes are a grid with rows of one: the same layers serve columns and plain vectors.
         self.plane = (1,) * (2 - len(grid)) + grid
         self.checkpointing = checkpointing
         features = max(64, width)
         self.embedding = NoiseEmbedding(features, context)
         self.position = PositionField(position, self.plane)
-        self.enter = nn.Conv2d(channels + position, width, 1)
+        self.enter = nn.Conv2d(channels + position + 2 * observed, width, 1)
         periodic = periodic and self.plane[1] > 1
         self.blocks = nn.ModuleList(
             SpaceTimeBlock(width, features, heads, periodic) for _ in range(depth)
@@ -173,16 +177,26 @@ class TrajectoryDenoiser(Denoiser):
         low, high = math.log(self.schedule.sigma_min), math.log(self.schedule.sigma_max)
         return ((level - low) / (high - low)).clamp(0.0, 1.0)
 
-    def _network(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    def _network(
+        self, x: Tensor, level: Tensor, context: Tensor, observed: Tensor | None
+    ) -> Tensor:
         b, n = x.shape[:2]
         embedding = self.embedding(level, context)
-        y = self.enter(self.position(x.flatten(0, 1))).unflatten(0, (b, n))
+        y = self.position(x.flatten(0, 1))
+        if observed is not None:
+            y = torch.cat([y, observed.flatten(0, 1)], dim=1)
+        y = self.enter(y).unflatten(0, (b, n))
         for block in self.blocks:
             y = checkpoint(block)(y, embedding) if self.checkpointing else block(y, embedding)
         return self.leave(y.flatten(0, 1)).unflatten(0, (b, n))
 
     def forward(
-        self, x_t: Tensor, t: Tensor, context: Tensor | None = None, **kwargs
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        **kwargs,
     ) -> DiracPosterior:
         r"""
         Arguments:
@@ -190,6 +204,8 @@ class TrajectoryDenoiser(Denoiser):
             t: The time, with shape :math:`()` or :math:`(B)`.
             context: The context of each frame, with shape :math:`(B, W, K)` or :math:`(W, K)`;
                 zeros when it is None.
+            y: The fields of what is observed, with shape :math:`(B, W, 2 c_y, *grid)`; nothing
+                is when it is None.
 
         Returns:
             The posterior, with its mean of the shape of `x_t`.
@@ -211,6 +227,13 @@ class TrajectoryDenoiser(Denoiser):
             mean = self.skip(x_t, alpha, sigma)
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
         dtype = self.enter.weight.dtype
-        output = self._network(inner.to(dtype), torch.log(sigma / alpha), context.to(x_t))
+        if not self.observed:
+            y = None
+        elif y is None:
+            y = inner.new_zeros(b, n, 2 * self.observed, *self.plane)
+        else:
+            y = y.reshape(b, n, 2 * self.observed, *self.plane)
+        y = None if y is None else y.to(dtype)
+        output = self._network(inner.to(dtype), torch.log(sigma / alpha), context.to(x_t), y)
         mean = mean + column(sigma * unit) * output.to(x_t).reshape(x_t.shape)
         return DiracPosterior(mean=mean)

@@ -2,16 +2,20 @@ r"""Learning a denoiser of trajectories."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from hpcinv.models import build
 from hpcinv.training.config import DiffusionLoss
 from hpcinv.training.data import Dataset, Sample
 from hpcinv.training.learner import Learner
+from hpcinv.training.observing import ConditioningConfig, draw_observations
 
 FITTED = 2048
 
@@ -28,13 +32,23 @@ class DiffusionLearner(Learner):
         model: The denoiser's mapping for :func:`hpcinv.models.build`.
         loss: The distribution of noise levels, and the Gaussian skip's fit.
         seed: The seed of the initial weights.
+        conditioning: The observation sets that the denoiser is shown, None for an unconditional
+            one.
+        observed: The channels that can be observed; as many as the model's `observed`.
     """
 
     def __init__(
-        self, model: dict[str, Any], loss: DiffusionLoss | None = None, *, seed: int = 0
+        self,
+        model: dict[str, Any],
+        loss: DiffusionLoss | None = None,
+        *,
+        seed: int = 0,
+        conditioning: ConditioningConfig | None = None,
+        observed: Sequence[int] = (),
     ) -> None:
         super().__init__(build(model, seed=seed), model)
         self.terms = loss or DiffusionLoss()
+        self.conditioning, self.observed = conditioning, list(observed)
 
     def setup(self, dataset: Dataset) -> None:
         r"""Fits the Gaussian skip to the training windows."""
@@ -47,7 +61,10 @@ class DiffusionLearner(Learner):
     def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
         level = self.terms.log_sigma_mean + self.terms.log_sigma_std * rng.standard_normal()
         noise = rng.standard_normal(sample["x"].shape, dtype=np.float32)
-        return {**sample, "level": np.float32(level), "noise": noise}
+        drawn = {**sample, "level": np.float32(level), "noise": noise}
+        if self.conditioning is not None:
+            drawn["y"] = draw_observations(sample["x"], self.observed, self.conditioning, rng)
+        return drawn
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["x"]
@@ -56,6 +73,11 @@ class DiffusionLearner(Learner):
         column = (-1, *(1,) * (x.ndim - 1))
         alpha, sigma = alpha.reshape(column), sigma.reshape(column)
         context = batch["context"] if self.module.context else None
-        d = self.module(alpha * x + sigma * batch["noise"], t, context=context).mean
+        x_t = alpha * x + sigma * batch["noise"]
+        d = self.module(x_t, t, context=context, y=batch.get("y")).mean
         weight = (alpha / sigma) ** 2 + 1
         return (weight * (d.float() - x).square()).mean()
+
+    def finish(self, module: nn.Module, dataset: Dataset, folder: Path) -> dict[str, Any]:
+        r"""Says which channels the denoiser was trained to be shown."""
+        return {"observed": self.observed} if self.observed else {}
