@@ -13,9 +13,9 @@ from hpcinv.io.statistics import Statistics
 from hpcinv.models import load
 from hpcinv.models.observed_fields import encode
 from hpcinv.training import train
-from hpcinv.training.config import TrainConfig
+from hpcinv.training.config import ConditioningConfig, TrainConfig
 from hpcinv.training.diffusion import DiffusionLearner
-from hpcinv.training.observing import ConditioningConfig, draw_observations
+from hpcinv.training.observing import draw_observations
 
 GRID = 6
 

@@ -12,12 +12,12 @@ from ..errors import BadInput, nearest
 from ..training.config import (
     AutoencoderConfig,
     AutoencoderLoss,
+    ConditioningConfig,
     DiffusionLoss,
     MixingConfig,
     TrainConfig,
     TrajectoryDenoiserConfig,
 )
-from ..training.observing import ConditioningConfig
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:

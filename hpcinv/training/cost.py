@@ -52,7 +52,12 @@ def trace(learner: Any, batch: Mapping[str, Any], precision: str = "fp32") -> Co
         return torch.empty_like(t, device="meta", dtype=dtype, requires_grad=t.requires_grad)
 
     state = {k: on_meta(v, narrow) for k, v in learner.named_parameters()}
-    fixed = {k: on_meta(v) for k, v in learner.named_buffers()}
+    # Casting a module casts its buffers too, but for those of layers that keep theirs wide.
+    wide = [n for n, m in learner.named_modules() if type(m)._apply is not torch.nn.Module._apply]
+    fixed = {
+        k: on_meta(v, narrow if v.is_floating_point() and not k.startswith(tuple(wide)) else None)
+        for k, v in learner.named_buffers()
+    }
     own = {v.untyped_storage()._cdata for v in [*state.values(), *fixed.values()]}
     kept: dict[int, Any] = {}
 

@@ -12,10 +12,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from hpcinv.models import build
-from hpcinv.training.config import DiffusionLoss
+from hpcinv.training.config import ConditioningConfig, DiffusionLoss
 from hpcinv.training.data import Dataset, Sample
 from hpcinv.training.learner import Learner
-from hpcinv.training.observing import ConditioningConfig, draw_observations
+from hpcinv.training.observing import draw_observations
 
 FITTED = 2048
 

@@ -7,53 +7,13 @@ many, exact and noisy, sensors and whole frames missing.
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from hpcinv.models.observed_fields import encode
-from hpcinv.training.config import _Fields
+from hpcinv.training.config import ConditioningConfig
 
-__all__ = ["ConditioningConfig", "draw_observations"]
-
-Range = tuple[
-    Annotated[float, Field(gt=0, description="smallest")],
-    Annotated[float, Field(gt=0, description="largest")],
-]
-
-
-class ConditioningConfig(_Fields):
-    r"""The observation sets that a conditioned denoiser is trained on."""
-
-    channels: Annotated[
-        list[str] | None, Field(min_length=1, description="those observed; default: all")
-    ] = None
-    fraction: Annotated[
-        Range, Field(description="of the grid points observed in a frame, log-uniform")
-    ] = (0.002, 0.2)
-    noise: Annotated[
-        Range,
-        Field(
-            description="σ of the observations in standard deviations of the state, log-uniform"
-        ),
-    ] = (0.05, 0.5)
-    missing: Annotated[
-        float, Field(ge=0, lt=1, description="chance of a channel to be absent from a sample")
-    ] = 0.1
-    gaps: Annotated[
-        float, Field(ge=0, lt=1, description="chance of a frame to have no observation")
-    ] = 0.1
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ConditioningConfig:
-        for name in ("fraction", "noise"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"'{name}' runs from {low} down to {high}")
-        if self.fraction[1] > 1:
-            raise ValueError("'fraction' cannot be more than 1")
-        return self
+__all__ = ["draw_observations"]
 
 
 def _log_uniform(rng: np.random.Generator, span: tuple[float, float]) -> float:
