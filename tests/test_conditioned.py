@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcinv.assimilation import sample
+from hpcinv.assimilation import PointLikelihood, sample
 from hpcinv.assimilation.conditioned import Conditioned
 from hpcinv.errors import BadInput
 from hpcinv.io.statistics import Statistics
@@ -123,3 +123,12 @@ def test_what_it_was_not_trained_for_is_refused(trained):
         Conditioned(prior, table, _statistics(), range(2), [0])
     with pytest.raises(ValueError, match="runs from"):
         ConditioningConfig(noise=(0.5, 0.1))
+
+
+def test_what_lies_between_grid_points_is_refused_by_samplers():
+    table = _table(frame=[0], point=[0], value=[1.0])
+    table.plain = False
+    with pytest.raises(BadInput, match="at grid points only"):
+        Conditioned(SimpleNamespace(schedule=None), table, _statistics(), range(2), [0])
+    with pytest.raises(BadInput, match="between grid points or frames"):
+        PointLikelihood(table, _statistics(), range(2))

@@ -143,7 +143,7 @@ def build(config: Any, problem: Problem) -> Baseline:
             "optimal interpolation sees grid points; these observations are interpolated or "
             "derived variables",
             "observations",
-            "Use method: enks, etkf or diffusion, or observe with space: nearest.",
+            "Use method: enks or etkf, or observe with space: nearest.",
         )
     if config.covariance == "eof":
         from .oi import EOFInterpolation

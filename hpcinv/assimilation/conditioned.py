@@ -64,8 +64,7 @@ class Conditioned(Denoiser):
                 where="prior",
                 instead="Use method: diffusion, which takes any, or leave them out.",
             )
-        forward = getattr(table, "forward", None)
-        if forward is not None and forward != type(forward)():
+        if not getattr(table, "plain", True):
             raise BadInput(
                 "a conditioned prior sees observations at grid points only",
                 where="observations",

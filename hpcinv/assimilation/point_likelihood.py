@@ -38,7 +38,8 @@ class PointLikelihood:
 
     Raises:
         BadInput: If an observation is out of the trajectory or the grid, is not finite, has an
-            error that is not positive, or lies where the state does not vary.
+            error that is not positive, or lies where the state does not vary; or if the table
+            sees anything but channels at grid points.
     """
 
     def __init__(
@@ -54,6 +55,13 @@ class PointLikelihood:
         length: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if not getattr(table, "plain", True):
+            raise BadInput(
+                "observations between grid points or frames, or of derived variables",
+                where="observations",
+                instead="Guided sampling takes channels at the nearest point and frame: leave out "
+                "'forward', or use an ensemble method (etkf, letkf, enks).",
+            )
         columns = {k: np.asarray(getattr(table, k)) for k in _COLUMNS}
         frame, channel, point = (columns[k].astype(np.int64) for k in _COLUMNS[:3])
         value, error = (columns[k].astype(np.float64) for k in _COLUMNS[3:])
