@@ -81,6 +81,8 @@ def test_unbounded_parameters_are_logistic_and_come_back():
     exact = torch.stack([slopes[i, :, i].det().abs().log() for i in range(5)])
     torch.testing.assert_close(exact, PRIOR.log_det(at).detach())
     assert PRIOR.to_unbounded(torch.tensor([[500.0, 10.0]])).isfinite().all()
+    back = torch.autograd.functional.jacobian(PRIOR.from_unbounded, z[:1])
+    torch.testing.assert_close(back[0, :, 0].det().abs().log(), -PRIOR.log_det(theta[:1])[0])
 
 
 @pytest.mark.parametrize(

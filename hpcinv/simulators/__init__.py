@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .base import Simulator
 
 # Name in a job file -> module of this room and class in it.
-BUILT_IN: dict[str, str] = {}
+BUILT_IN = {"spectrum": "spectrum:Spectrum"}
 
 
 def make(name: str, options: dict[str, Any] | None = None, prior: dict | None = None) -> Simulator:

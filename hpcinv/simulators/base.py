@@ -221,7 +221,8 @@ class Prior:
         r"""The inverse of `quantile`: float64."""
         (high, low, log) = (t.to(u.device) for t in (self._high, self._low, self._log))
         value = low + (high - low) * u.double()
-        return torch.where(log, value.exp(), value)
+        # Of what is not chosen the exponential must not overflow: its gradient would be NaN.
+        return torch.where(log, torch.where(log, value, 0.0).exp(), value)
 
     def to_unbounded(self, theta: Tensor) -> Tensor:
         r"""z of theta, in its precision; a bound itself is taken a rounding error inside."""
