@@ -12,9 +12,11 @@ __all__ = ["Launch", "World", "connect", "launched", "leave_mpi_alone"]
 import atexit
 import json
 import os
+import shutil
 import socket
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -131,7 +133,13 @@ class World:
 
 
 class MPIWorld(World):
-    r"""The ranks of an MPI communicator."""
+    r"""The ranks of an MPI communicator.
+
+    Attributes:
+        watch: What looks after collectives that wait too long.
+    """
+
+    watch: Watch | None = None
 
     backend = "mpi"
 
@@ -174,6 +182,10 @@ class MPIWorld(World):
     def barrier(self, what: str = "") -> None:
         with at(f"the barrier '{what}'"):
             self.comm.Barrier()
+
+    def close(self) -> None:
+        if self.watch is not None and self.rank == 0:
+            shutil.rmtree(self.watch.folder, ignore_errors=True)
 
 
 class TorchWorld(World):
@@ -315,6 +327,9 @@ def connect(
             instead="Start it with --ranks 1, or with nodes: 1 and tasks_per_node: 1.",
         )
     world = MPIWorld(local_rank=launch.local_rank)
-    if rendezvous is not None:
-        Watch(rendezvous, world.rank, world.size).start()
+    if rendezvous is not None and world.size > 1:
+        # Of this start alone: tasks of an array, and an attempt after a kill, share the folder.
+        start = world.broadcast(uuid.uuid4().hex[:8])
+        world.watch = Watch(Path(rendezvous) / f"waiting-{start}", world.rank, world.size)
+        world.watch.start()
     return world

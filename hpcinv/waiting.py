@@ -3,8 +3,9 @@ r"""What a rank waits for, so that no collective can hang unnoticed.
 Whoever enters a collective says so, `with at("barrier: checkpoint"):`. A thread of each rank looks
 at its own place now and then. When a rank has waited longer than the limit, it asks all ranks, by
 a file in a folder that all see, where they are, and prints what they answered: which rank is
-missing, and what it does instead. A rank that gives no answer is gone, and where all ranks wait
-nobody will ever come: then the job ends. Where some still compute, waiting goes on.
+missing, and what it does instead. Where all ranks wait, nobody will ever come: then the job ends.
+So it does where a rank has given no answer twice; once may be a library that keeps the
+interpreter's lock over a long write. Where some still compute, waiting goes on.
 
 The limit is five minutes, or `HPCINV_COLLECTIVE_TIMEOUT` seconds; 0 turns the watch off.
 """
@@ -49,7 +50,7 @@ class Watch(threading.Thread):
     r"""Watches this rank.
 
     Arguments:
-        folder: A folder that all ranks see.
+        folder: A folder that all ranks see and nobody else uses; made at the first question.
         rank, size: Of this rank, of the world.
         limit: Seconds a collective may wait before it is looked into.
     """
@@ -57,10 +58,10 @@ class Watch(threading.Thread):
     def __init__(self, folder: Path, rank: int, size: int, limit: float | None = None) -> None:
         super().__init__(daemon=True, name="hpcinv waiting")
         limit = float(os.environ.get(LIMIT, 300)) if limit is None else limit
-        self.folder, self.rank, self.size, self.limit = Path(folder) / "waiting", rank, size, limit
+        self.folder, self.rank, self.size, self.limit = Path(folder), rank, size, limit
         self.pause = min(max(limit / 20, 0.05), 15.0)
         self._main = threading.get_ident()
-        self._answered = self._reported = 0.0
+        self._answered = self._answered_at = self._reported = 0.0
 
     def run(self) -> None:
         while self.limit > 0:
@@ -74,16 +75,20 @@ class Watch(threading.Thread):
         question = self.folder / "question"
         waited = time.monotonic() - max(_Place.since, self._reported)
         if _Place.what is not None and waited > self.limit:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 os.close(os.open(question, os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 self._answer(question)
+                if time.monotonic() - self._answered_at > self.limit:
+                    question.unlink(missing_ok=True)  # whoever asked has died since
             else:
                 self._answer(question)
                 time.sleep(4 * self.pause)
-                self._report()
+                hopeless = self._report()
                 question.unlink(missing_ok=True)
+                if hopeless:
+                    os._exit(EXIT_FAILED)
             self._reported = time.monotonic()
         elif question.exists():
             self._answer(question)
@@ -93,7 +98,7 @@ class Watch(threading.Thread):
         asked = question.stat().st_mtime
         if asked == self._answered:
             return
-        self._answered = asked
+        self._answered, self._answered_at = asked, time.monotonic()
         if _Place.what is not None:
             seconds = time.monotonic() - _Place.since
             said = {"waits": f"in {_Place.what}, for {seconds:.0f} s"}
@@ -106,8 +111,8 @@ class Watch(threading.Thread):
         scratch.write_text(json.dumps({"asked": asked, **said}))
         os.replace(scratch, self.folder / f"{self.rank}.json")
 
-    def _report(self) -> None:
-        r"""Prints where the ranks are; ends the job if that will not change."""
+    def _report(self) -> bool:
+        r"""Prints where the ranks are; tells whether that will never change."""
 
         asked, places = self._answered, {}
         for rank in range(self.size):
@@ -117,21 +122,25 @@ class Watch(threading.Thread):
                 told = {}
             places[rank] = told if told.get("asked") == asked else {}
         waiting = [r for r, told in places.items() if "waits" in told]
-        gone = [r for r, told in places.items() if not told]
+        silent = [r for r, told in places.items() if not told]
+        gone = [r for r in silent if (self.folder / f"silent-{r}").exists()]
         lines = [
             f"hpcinv: rank {self.rank} has waited {time.monotonic() - _Place.since:.0f} s in "
             f"{_Place.what}; {len(waiting)} of {self.size} ranks wait"
         ]
         for rank, told in places.items():
-            if rank in gone:
-                lines.append(f"  rank {rank} is missing: it gives no sign of life")
+            if rank in silent:
+                again = " again" if rank in gone else ""
+                lines.append(f"  rank {rank} is missing: it gives no sign of life{again}")
             elif rank not in waiting:
                 lines.append(f"  rank {rank} is missing: it computes {told['computes']}")
             elif len(waiting) == self.size:
                 lines.append(f"  rank {rank} waits {told['waits']}")
-        hopeless = gone or len(waiting) == self.size
+        for rank in places:
+            mark = self.folder / f"silent-{rank}"
+            mark.touch() if rank in silent else mark.unlink(missing_ok=True)
+        hopeless = bool(gone) or len(waiting) == self.size
         if hopeless:
             lines.append("  nobody else will come: the job ends")
         print("\n".join(lines), file=sys.stderr, flush=True)
-        if hopeless:
-            os._exit(EXIT_FAILED)
+        return hopeless
