@@ -146,7 +146,6 @@ def test_waves_where_a_site_limits_submitted_jobs(cluster, tmp_path):
     assert [len(hpcinv.attempts(k)) for k in range(4)] == [1, 1, 1, 1]
 
 
-@pytest.mark.slow  # failed on a clean clone (exit 2 on the node), cause not found yet
 def test_an_environment_is_staged_to_the_nodes(cluster, tmp_path):
     """A tar archive unpacked on every node, and an image run by a container's command."""
     import io
@@ -167,10 +166,11 @@ def test_an_environment_is_staged_to_the_nodes(cluster, tmp_path):
     run.chmod(0o755)
     job = next(hpcinv.study.glob("*_import.yaml"))
     for name, staging, said in (
-        ("tar", {"archive": f"{tmp_path}/env.tar"}, r"staged in /tmp/hpcinv-\d+/bin/hpcinv"),
+        ("tar", {"archive": f"{tmp_path}/env.tar"}, r"staged in /dev/shm/hpcinv-\d+-0/bin/hpcinv"),
         ("image", {"archive": f"{tmp_path}/image.sif", "container": [str(run), "exec"]},
-         r"in /tmp/hpcinv-\d+/image.sif: an image"),
+         r"in /dev/shm/hpcinv-\d+-0/image.sif: an image"),
     ):  # fmt: skip
+        staging["to"] = "/dev/shm"  # the dev cluster's nodes share /tmp, and nothing in here
         site = tmp_path / f"{name}.yaml"
         site.write_text(
             f"partition: main\nmpi: pmix\nenvironment: {env}\nstaging: {json.dumps(staging)}\n"
@@ -179,5 +179,23 @@ def test_an_environment_is_staged_to_the_nodes(cluster, tmp_path):
         hpcinv("submit", job, "resources={nodes: 2}", "--cluster", site, "--wait", runs=runs)
         (log,) = (runs / "tiny" / "import" / "logs").glob("slurm-*.log")
         assert len(re.findall(said, log.read_text())) == 2, log.read_text()
-        left = Path("/tmp") / f"hpcinv-{log.stem.split('-')[1]}"
-        hpcinv.until(lambda left=left: not left.exists(), 20)
+        left = hpcinv.slurm("srun", "--nodes=4", "--ntasks-per-node=1", "ls", "/dev/shm")
+        assert "hpcinv-" not in left
+
+
+def test_staging_to_a_folder_that_nodes_share_is_refused(cluster, tmp_path):
+    from hpcinv.launch.profile import load_profile
+
+    hpcinv = Command(cluster, tmp_path)
+    env = json.dumps(load_profile("dev-cluster").environment)
+    (tmp_path / "image.sif").write_text("an image")
+    staging = {"archive": f"{tmp_path}/image.sif", "to": str(tmp_path), "container": ["env"]}
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        f"partition: main\nmpi: pmix\nenvironment: {env}\nstaging: {json.dumps(staging)}\n"
+    )
+    job = next(hpcinv.study.glob("*_import.yaml"))
+    hpcinv("submit", job, "resources={nodes: 2}", "--cluster", site, "--wait", code=1)
+    (log,) = (hpcinv.runs / "tiny" / "import" / "logs").glob("slurm-*.log")
+    assert "'staging.to' must be a folder that every node has of its own" in log.read_text()
+    assert not list(tmp_path.glob("hpcinv-*"))
