@@ -1,6 +1,7 @@
 """The command: its public face, its speed of start, and what it says of mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -148,3 +149,23 @@ def test_schema_lists_the_fields():
     assert fields["properties"]["members"]["default"] == 16
     assert fields["additionalProperties"] is False
     assert hpcinv("schema", "assimilat").returncode == 2
+
+
+def test_a_slurm_without_configuration_is_told_at_once(tmp_path):
+    """Its commands are here, the cluster is not: nothing will come of waiting."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sbatch", "squeue", "srun", "sinfo"):
+        (tools / name).write_text(
+            '#!/bin/sh\necho "fatal: Could not establish a configuration source" >&2\nexit 1\n'
+        )
+        (tools / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    env.pop("SLURM_CONF", None)
+    study = make(tmp_path / "tiny")
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "submit", str(study), "--runs", str(tmp_path / "runs")],
+        capture_output=True, text=True, env=env, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "find no configuration" in done.stderr and "SLURM_CONF" in done.stderr

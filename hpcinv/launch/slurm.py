@@ -54,7 +54,10 @@ class Ended:
 
 
 def need_slurm() -> None:
-    r"""Raises BadInput where there is no Slurm."""
+    r"""Raises BadInput where there is no Slurm, or none that its own commands can find.
+
+    One that is silent is another matter: it may answer later.
+    """
     for tool in ("sbatch", "squeue", "srun"):
         if not shutil.which(tool):
             raise BadInput(
@@ -62,6 +65,17 @@ def need_slurm() -> None:
                 None,
                 "Use 'hpcinv run', or try Slurm on this machine: scripts/dev-cluster start.",
             )
+    try:
+        said = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=60).stderr
+    except subprocess.TimeoutExpired:
+        return
+    if "configuration source" in said:
+        raise BadInput(
+            "Slurm's commands are here, but they find no configuration",
+            os.environ.get("SLURM_CONF", "SLURM_CONF is not set"),
+            "Log in to a node of the cluster, set SLURM_CONF, or for the dev cluster: "
+            'eval "$(scripts/dev-cluster env)".',
+        )
 
 
 def check_partition(partition: str | None, profile: str) -> None:

@@ -17,8 +17,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hpcinv.training.learner import Learner
 
 WINDOW, CHANNELS, GRID = 4, 16, (12, 18)
 MODEL = {"name": "trajectory_denoiser", "width": 192, "depth": 8, "heads": 4, "context": 2}
@@ -163,36 +168,39 @@ def large() -> None:
     from hpcinv.training.engine import start
 
     world = connect("torch")
+    globe = {"channels": 71, "grid": [721, 1440]}
+    latent = {"channels": 32, "grid": [12, 24]}
 
-    def told(name: str, found: cost.Cost, foreseen: int, began: float) -> None:
+    def measured(name: str, make: Callable[[], Learner], one: dict, optimise: bool) -> None:
+        forget()
+        before, began = resident(), time.perf_counter()
+        learner = make()
+        found = cost.describe(learner, shaped(learner, one), 1)
+        batch = batch_of(learner, one, 1)
+        if optimise:
+            engine = start(learner, TrainConfig(steps=1, batch=1, ema=0), world)
+            engine.backward(engine(batch))
+            engine.step()
+            foreseen = cost.memory(found, 0, "fp32", 1, ema=False)["all"]
+        else:
+            learner(batch).backward()
+            foreseen = 8 * found.parameters + found.activations  # weights and their gradients
+        given = [p.grad for p in learner.parameters() if p.grad is not None]
+        assert all(torch.isfinite(g).all() for g in given)
         print(f"{name}: {found.parameters / 1e6:.0f} million parameters, {found.flops / 1e12:.1f} "
               f"TFLOP, {time.perf_counter() - began:.0f} s; foreseen {foreseen / 1e9:.2f} GB, "
               f"measured {(resident(peak=True) - before) / 1e9:.2f} GB", flush=True)  # fmt: skip
 
-    fields = AutoencoderConfig(preset="appa-500m", context=4).build_fields()
-    one = sample(1, 71, (721, 1440), 4)
-    forget()
-    before, began = resident(), time.perf_counter()
-    learner = AutoencoderLearner({**fields, "channels": 71, "grid": [721, 1440]})
-    found = cost.describe(learner, shaped(learner, one), 1)
-    engine = start(learner, TrainConfig(steps=1, batch=1, ema=0), world)
-    loss = engine(batch_of(learner, one, 1))
-    engine.backward(loss)
-    engine.step()
-    foreseen = cost.memory(found, 0, "fp32", 1, ema=False)["all"]
-    told(f"appa-500m, one step, loss {float(loss.detach()):.3f}", found, foreseen, began)
-    del engine, learner, loss
-
-    fields = TrajectoryDenoiserConfig(preset="appa-1b", context=4).build_fields()
-    one = sample(4, 32, (12, 24), 4)
-    forget()
-    before, began = resident(), time.perf_counter()
-    denoiser = DiffusionLearner({**fields, "channels": 32, "grid": [12, 24]})
-    found = cost.describe(denoiser, shaped(denoiser, one), 1)
-    denoiser(batch_of(denoiser, one, 1)).backward()
-    p = found.parameters
-    assert all(torch.isfinite(v.grad).all() for v in denoiser.parameters() if v.grad is not None)
-    told("appa-1b, there and back, 4 frames of 12 x 24", found, 8 * p + found.activations, began)
+    coder = AutoencoderConfig(preset="appa-500m", context=4).build_fields()
+    measured(
+        "appa-500m, one step", lambda: AutoencoderLearner(coder | globe),
+        sample(1, 71, (721, 1440), 4), True,
+    )  # fmt: skip
+    prior = TrajectoryDenoiserConfig(preset="appa-1b", context=4).build_fields()
+    measured(
+        "appa-1b, there and back, 4 frames of 12 x 24", lambda: DiffusionLearner(prior | latent),
+        sample(4, 32, (12, 24), 4), False,
+    )  # fmt: skip
     world.finish(0)
 
 
