@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-EARTH_KM = 6371.0
+from ..models.sphere import EARTH_RADIUS_KM as EARTH_KM
 
 
 def gaussian(r: np.ndarray) -> np.ndarray:

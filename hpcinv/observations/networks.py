@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, nearest
+from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
 from .config import RandomPoints
 from .operators import Operator
 from .places import Places, places
-from .quality import unit_vectors
 from .table import COLUMNS, FURTHER, ObservationTable
 
 MOST = 6000  # places of a frame whose correlated noise is drawn through a dense factor
@@ -153,7 +153,7 @@ def _noise(network, p: Places, seen, sigma, t: int, rng, seed: int) -> np.ndarra
             )  # fmt: skip
         if np.isnan(p.lat).any():
             raise BadInput("no geography for correlated noise", "noise: length_km")
-        x = unit_vectors(p.lat, p.lon)
+        x = EARTH_RADIUS_KM * unit_vectors(p.lat, p.lon)
         r = np.sqrt(np.maximum(((x[:, None] - x[None]) ** 2).sum(-1), 0))
         S = np.exp(-r / how.length_km)
         S[np.diag_indices(n)] += 1e-9  # two reports from one place

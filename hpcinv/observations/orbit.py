@@ -11,7 +11,8 @@ __all__ = ["footprints", "period", "sun_synchronous", "swath"]
 
 import numpy as np
 
-EARTH_KM = 6371.0
+from ..models.sphere import EARTH_RADIUS_KM as EARTH_KM
+
 EQUATOR_KM = 6378.137
 GM = 398600.4418  # km³/s²
 J2 = 1.08263e-3

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from ..models.sphere import EARTH_RADIUS_KM
 from . import orbit
 from .stencils import nearest_points
 
@@ -180,7 +181,7 @@ class _Fleet:
         from ..diffusion.noise import generator
 
         self.network, self.truth, self.domain, self.step = network, truth, domain, step
-        self.leg = network.speed * step / network.reports / 6371e3  # radians
+        self.leg = network.speed * step / network.reports / (1e3 * EARTH_RADIUS_KM)
         lat, lon = geography(truth)
         home = np.flatnonzero(domain)
         self.rng = [generator(seed, "track", k) for k in range(network.platforms)]

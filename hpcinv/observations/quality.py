@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, nearest
+from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
 from . import flags
 from .background import prior_predictive
 from .table import COLUMNS, FURTHER, ObservationTable
 from .thinning import thin
-
-EARTH_KM = 6371.0
 
 
 def control(
@@ -119,12 +118,6 @@ def _duplicates(table: ObservationTable, rows: np.ndarray) -> np.ndarray:
     return ~first | torn
 
 
-def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    r"""Places as points of the Earth's sphere, km, with shape :math:`(D, 3)`."""
-    la, lo = np.deg2rad(lat), np.deg2rad(lon)
-    return EARTH_KM * np.stack([np.cos(la) * np.cos(lo), np.cos(la) * np.sin(lo), np.sin(la)], 1)
-
-
 def _at_odds(table, rows, departure, deviation, config) -> np.ndarray:
     if np.isnan(table.lat[rows]).any():
         raise BadInput(
@@ -133,7 +126,7 @@ def _at_odds(table, rows, departure, deviation, config) -> np.ndarray:
     total = np.sqrt(deviation[rows] ** 2 + table.error[rows] ** 2)
     d = departure[rows] / total
     share = (deviation[rows] / total) ** 2  # of the departure's variance that neighbours share
-    where = unit_vectors(table.lat[rows], table.lon[rows])
+    where = EARTH_RADIUS_KM * unit_vectors(table.lat[rows], table.lon[rows])
     out = np.zeros(len(rows), bool)
     level = np.nan_to_num(table.level[rows], nan=-9e9)
     key = _groups(table.frame[rows], table.channel[rows], level)

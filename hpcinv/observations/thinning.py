@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from ..models.sphere import EARTH_RADIUS_KM
 from . import flags
 from .table import COLUMNS, FURTHER, ObservationTable
 
-KM_PER_DEGREE = 6371.0 * np.pi / 180
+KM_PER_DEGREE = EARTH_RADIUS_KM * np.pi / 180
 
 
 def cells(lat: np.ndarray, lon: np.ndarray, km: float) -> tuple[np.ndarray, ...]:
