@@ -69,24 +69,30 @@ def table(folder, after, change):
     ).save(folder / "observations.nc")  # fmt: skip
 
 
-def study(folder, change=0.0, after=LAST):
+def study(folder, change=0.0, after=LAST, conditioned=False):
     from hpcinv.models import build, save
 
     make(folder)
     for name in ("2_observe", "3_oi", "4_evaluate"):
         (folder / f"{name}.yaml").unlink()
     for k, (mode, text) in enumerate(MODES.items()):
-        (folder / f"{k + 2}_{mode}.yaml").write_text(ASSIMILATE + text)
+        method = "method: conditioned\n" if conditioned else ""
+        (folder / f"{k + 2}_{mode}.yaml").write_text(ASSIMILATE + method + text)
     config = {"name": "trajectory_denoiser", "channels": 1, "grid": (6, 8), "width": 8, "depth": 1}
+    config |= {"observed": 1} if conditioned else {}
     prior = build(config)
     prior.leave.weight.data.normal_(std=0.1)  # as built, it ignores its input
-    save(folder / "prior", prior, config, {})
+    save(folder / "prior", prior, config, {"observed": [0]} if conditioned else {})
     table(folder / "seen", after, change)
     return folder
 
 
 @pytest.fixture(scope="module")
 def analyses(tmp_path_factory):
+    return _analyses(tmp_path_factory)
+
+
+def _analyses(tmp_path_factory, conditioned=False):
     """Analyses by mode, with the observations as they are, changed late, and changed early."""
     out = {}
     for name, change in (("as is", (0.0, LAST)), ("late", (9.0, LAST)), ("early", (9.0, -1))):
@@ -95,7 +101,7 @@ def analyses(tmp_path_factory):
 
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            path = study(where / "tiny", *change)
+            path = study(where / "tiny", *change, conditioned)
         run_here(path, where / "runs")
         for mode in MODES:
             with open_analysis(where / "runs" / "tiny" / mode) as a:
@@ -115,6 +121,15 @@ def test_later_observations_change_no_bit(analyses, mode):
         assert (np.abs(asis - late)[:, LAST + 1 :].max(axis=(2, 3, 4)) > 0.5).all()
     # A reanalysis does see them, in earlier frames too.
     assert not np.array_equal(*(analyses[0]["reanalysis", k][:, LAST] for k in ("as is", "late")))
+
+
+def test_a_conditioned_prior_is_shown_no_later_observation(tmp_path_factory):
+    out, _ = _analyses(tmp_path_factory, conditioned=True)
+    for mode, known in (("filtering", slice(0, LAST + 1)), ("forecast", slice(0, FRAMES))):
+        asis, late, early = (out[mode, k] for k in ("as is", "late", "early"))
+        assert np.array_equal(asis[:, known], late[:, known]), mode
+        assert (np.abs(asis - early)[:, : LAST + 1].max(axis=(2, 3, 4)) > 0).all(), mode
+    assert not np.array_equal(*(out["reanalysis", k][:, LAST] for k in ("as is", "late")))
 
 
 def test_members_are_their_own(analyses):

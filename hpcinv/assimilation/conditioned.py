@@ -54,8 +54,7 @@ class Conditioned(Denoiser):
         shape = np.shape(statistics.mean)[1:]
         self.grid, points = shape[1:], int(np.prod(shape[1:]))
         frame, channel, point = (np.asarray(getattr(table, k)) for k in _PLACE)
-        row = {c: i for i, c in enumerate(channels)}
-        strange = sorted({int(c) for c in channel} - set(row))
+        strange = sorted({int(c) for c in np.unique(channel)} - set(channels))
         names = getattr(table, "variables", None)
         if strange:
             raise BadInput(
@@ -68,15 +67,17 @@ class Conditioned(Denoiser):
             raise BadInput(
                 "a conditioned prior sees observations at grid points only",
                 where="observations",
-                instead="Use method: diffusion, or observe at the nearest points.",
+                instead="Observe at the nearest points, or use etkf, letkf or enks.",
             )
         phase = np.asarray(statistics.phase(np.asarray(frames)))[frame]
         mean = np.asarray(statistics.mean).reshape(-1, shape[0], points)[phase, channel, point]
         std = np.asarray(statistics.std).reshape(-1, shape[0], points)[phase, channel, point]
+        shown = np.zeros(shape[0], np.int64)
+        shown[list(channels)] = np.arange(len(channels))
         order = np.argsort(frame, kind="stable")
         self._cuts = np.searchsorted(frame[order], np.arange(len(frames) + 1))
         # Where each observation is in its frame's fields, its value, and its precision.
-        self._place = (np.vectorize(row.get, otypes=[int])(channel) * points + point)[order]
+        self._place = (shown[channel] * points + point)[order]
         self._value = ((table.value - mean) / std)[order]
         self._precision = np.square(std / table.error)[order]
         self._shape = (len(channels), points)

@@ -313,6 +313,8 @@ class Assimilate(Job):
                 ctx.inputs[self.prior],
                 "Train it with 'conditioning', or use method: diffusion.",
             )
+        if self.mode == "forecast":  # guidance leaves these out by itself, a field would show them
+            table = table.select(table.frame < self.frames[1] - self.frames[0] - self.lead)
         return Conditioned(prior, table, store.statistics, range(*self.frames), channels)
 
     def _sample(self, ctx: Context, prior: Any, **arguments: Any) -> list:

@@ -124,9 +124,8 @@ def _run(
             print(f"{folder.name} stopped and can be resumed: {e}", flush=True)
         return EXIT_STOPPED
     if job.axes and folder.task is None and world.rank == 0:
-        if (
-            parts is None
-        ):  # the whole job in one: its part is the run folder, told of in the same way
+        if parts is None:
+            # The whole job in one: its part is the run folder, told of in the same way.
             folder.mark(outputs=outputs)
             parts = [folder.path]
         outputs = job.join(replace(ctx, world=World()), parts)

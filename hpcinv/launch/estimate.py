@@ -86,7 +86,7 @@ def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
         if name not in study.wanted or not isinstance(job, Train):
             continue
         shape = _shape(study, runs, name, job.data)
-        if shape is None or job.model.name not in ("autoencoder", "trajectory_denoiser"):
+        if shape is None:
             unknown.append(name)
             continue
         asked[name] = {

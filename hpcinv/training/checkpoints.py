@@ -132,6 +132,7 @@ class Checkpoints:
             try:
                 with open(place / "probe", "wb") as f:
                     f.write(bytes(1 << 16))
+                (place / "probe").unlink()
             except OSError as again:
                 full = again.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full:
