@@ -132,6 +132,18 @@ def test_the_buddy_check_finds_planted_errors_and_spares_their_neighbours(store)
     assert not (got.flag == flags.BACKGROUND).any()  # that check alone would not have seen them
 
 
+def test_the_bias_of_a_station_is_taken_off(store):  # noqa: F811
+    t = random_points(store, start=N, stop=N + L, points=8, error=0.5, seed=2)
+    names = np.where(t.frame % 2 == 0, "sound", "biased")
+    t = replace(t, station=names, value=t.value + 40.0 * (names == "biased"))
+    got = control(t, store, Quality(background=20, station_bias=100.0), start=N)
+    assert (got.flag == 0).all()  # nothing is far from the background any more
+    off = (t.value - got.value)[t.station == "biased"]
+    mean, _ = prior_predictive(t, store, N)
+    d = (t.value - mean)[(t.station == "biased") & (t.channel == 0)]
+    assert off.min() > 35 and d.mean() == pytest.approx(off[0], abs=0.5)
+
+
 def test_withheld_stations_are_a_share_and_stay_together(store):  # noqa: F811
     t = random_points(store, start=N, stop=N + L, points=10, error=0.5, seed=2)
     got = control(t, store, Quality(withhold=0.2, **ALONE), start=N, seed=5)

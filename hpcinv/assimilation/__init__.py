@@ -15,6 +15,7 @@ _HOMES = {
     "GuidanceConfig": "config",
     "Likelihood": "likelihood",
     "MarkovCovariance": "markov",
+    "OperatorLikelihood": "operator_likelihood",
     "PointLikelihood": "point_likelihood",
     "Result": "engine",
     "SamplerConfig": "config",

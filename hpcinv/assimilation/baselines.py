@@ -39,6 +39,8 @@ class Problem:
         table: The observations; its frame 0 is `analysed[0]`. None where none are used.
         members: Global ids of the members wanted.
         seed: Key of all draws.
+        errors: How the errors of observations are taken (`observations.config.Errors`); their σ
+            alone by default.
     """
 
     store: Any
@@ -48,6 +50,7 @@ class Problem:
     table: Any = None
     members: Sequence[int] = ()
     seed: int = 0
+    errors: Any = None
 
     def __post_init__(self) -> None:
         a, b = self.training
@@ -59,6 +62,14 @@ class Problem:
             )
         if b - a < 2:
             raise BadInput("one training frame has no anomaly", "training frames")
+
+    @cached_property
+    def R(self) -> Any:
+        r"""The observations' error covariance."""
+        from ..observations.config import Errors
+        from ..observations.errors import ErrorCovariance
+
+        return ErrorCovariance(self.table, self.errors or Errors())
 
     @property
     def length(self) -> int:
@@ -102,7 +113,7 @@ class Problem:
         flat = (self.shape[0], -1)
         mean = self.statistics.mean[p].reshape(flat)[c, i].astype(np.float64)
         std = self.statistics.std[p].reshape(flat)[c, i].astype(np.float64)
-        return c, i, (t.value[at] - mean) / std, t.error[at] / std
+        return c, i, (t.value[at] - mean) / std, np.sqrt(self.R.variance[at]) / std
 
     @cached_property
     def _rows(self) -> list[np.ndarray]:
@@ -138,6 +149,11 @@ def build(config: Any, problem: Problem) -> Baseline:
         from .baselines_ensemble import EnsembleKalman
 
         return EnsembleKalman(problem, config)
+    if not problem.R.diagonal:
+        raise BadInput(
+            "optimal interpolation takes errors as uncorrelated", "errors: length_km",
+            "Use method: etkf, enks or diffusion, or leave it out.",
+        )  # fmt: skip
     if not problem.table.plain:
         raise BadInput(
             "optimal interpolation sees grid points; these observations are interpolated or "

@@ -43,6 +43,12 @@ class EnsembleKalman(Resampled):
             raise BadInput(f"{len(problem.members)} member is no ensemble", "members")
         if config.method == "letkf" and config.length_km is None:
             raise BadInput("letkf without a length", "ensemble: length_km", "Give it in km.")
+        if not problem.R.diagonal and (config.length_km is not None or config.method == "enkf"):
+            raise BadInput(
+                "a localised or stochastic filter takes errors as uncorrelated",
+                "errors: length_km",
+                "Use etkf or enks without a length, or diffusion; or leave it out.",
+            )
         self.config = config
         self.operator = Operator(problem.table, problem.store, problem.analysed[0])
         self.model = None if config.forecast is None else own(config.forecast)
@@ -142,7 +148,7 @@ class EnsembleKalman(Resampled):
         HE = self.operator.see(read, list(frames))
         if c.inflation != 1.0 and self.model is None:
             HE = ensemble.inflate(HE, c.inflation)
-        y, R = t.value[rows], t.error[rows] ** 2
+        y, R = t.value[rows], p.R.variance[rows]
         M = len(E)
         flat = E.reshape(M, -1)
         near = np.ones(len(rows))
@@ -159,7 +165,8 @@ class EnsembleKalman(Resampled):
             return ensemble.enkf(flat, HE, y, R, e, rho).reshape(E.shape)
         if self.where is None:
             turn = self._turn(k)
-            return ensemble.etkf(flat, HE, y, R, turn).reshape(E.shape)
+            inverse = R if p.R.diagonal else lambda v: p.R.solve(v, rows)
+            return ensemble.etkf(flat, HE, y, inverse, turn).reshape(E.shape)
         place = self.where[t.point[rows]]
         x = ensemble.letkf(
             E.reshape(M, E.shape[1], -1), HE, y, R,

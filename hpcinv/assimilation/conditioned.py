@@ -67,7 +67,7 @@ class Conditioned(Denoiser):
             raise BadInput(
                 "a conditioned prior sees observations at grid points only",
                 where="observations",
-                instead="Observe at the nearest points, or use etkf, letkf or enks.",
+                instead="Observe at the nearest points, or use method: diffusion.",
             )
         phase = np.asarray(statistics.phase(np.asarray(frames)))[frame]
         mean = np.asarray(statistics.mean).reshape(-1, shape[0], points)[phase, channel, point]

@@ -59,8 +59,7 @@ class PointLikelihood:
             raise BadInput(
                 "observations between grid points or frames, or of derived variables",
                 where="observations",
-                instead="Guided sampling takes channels at the nearest point and frame: leave out "
-                "'forward', or use an ensemble method (etkf, letkf, enks).",
+                instead="Use OperatorLikelihood, which takes any operator of one frame.",
             )
         columns = {k: np.asarray(getattr(table, k)) for k in _COLUMNS}
         frame, channel, point = (columns[k].astype(np.int64) for k in _COLUMNS[:3])

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ..assimilation.baselines_config import METHODS, OI, Ensemble, EnsembleFields
 from ..assimilation.config import GuidanceConfig, SamplerConfig
 from ..errors import BadInput
+from ..observations.config import Errors
 from ..runs.folder import RunFolder
 from . import arrays
 from .base import Context, Job, Ref
@@ -48,6 +49,7 @@ class Assimilate(Job):
         description="diffusion guides a prior by the likelihood of any observations; conditioned "
         "shows them to a prior trained with 'conditioning'; the others are baselines",
     )
+    errors: Errors = Field(Errors(), description="how the observations' errors are taken")
     members: int = Field(16, ge=1)
     # method: diffusion or conditioned
     prior: Annotated[str | None, Ref("prior")] = None
@@ -101,6 +103,8 @@ class Assimilate(Job):
             raise ValueError(f"method: {self.method} needs a 'prior'")
         if self.method == "conditioned" and self.decoder is not None:
             raise ValueError("method: conditioned samples states: leave out 'decoder'")
+        if self.method == "conditioned" and self.errors != Errors():
+            raise ValueError("method: conditioned knows σ from its training: leave out 'errors'")
         for key, mode in (("lead", "forecast"), ("memory", "filtering")):
             if getattr(self, key) is not None and self.mode != mode:
                 raise ValueError(f"'{key}' goes with mode: {mode}")
@@ -229,7 +233,7 @@ class Assimilate(Job):
     def _diffusion(self, ctx: Context, store: Any, table: Any):
         import torch
 
-        from ..assimilation import Checkpoint, PointLikelihood
+        from ..assimilation import Checkpoint, OperatorLikelihood, PointLikelihood
         from ..models import load
         from ..models.decoder_error import DecoderError
 
@@ -252,13 +256,17 @@ class Assimilate(Job):
             prior = self._conditioned(ctx, prior, store, table)
             told = prior.context(len(frames), told)
         elif table is not None and len(table):
-            likelihood = PointLikelihood(
+            plain = table.plain and self.errors == Errors()
+            kind = PointLikelihood if plain else OperatorLikelihood
+            more = {} if plain else {"store": store, "errors": self.errors}
+            likelihood = kind(
                 table,
                 store.statistics,
                 frames,
                 decoder=decoder,
                 decoder_error=error,
                 context=with_context,
+                **more,
             )
         results = self._sample(
             ctx,
@@ -365,6 +373,7 @@ class Assimilate(Job):
             # Members of an ensemble Kalman filter make each other: every task holds them all.
             members=range(self.members) if self.method in METHODS else ctx.block,
             seed=self.seed,
+            errors=self.errors,
         )
         lo, hi = ctx.world.share(0, problem.length)
         baseline = build(config, problem)

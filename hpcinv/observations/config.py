@@ -9,6 +9,7 @@ __all__ = [
     "Buddy",
     "CoarseGrid",
     "Derived",
+    "Errors",
     "Forward",
     "Measured",
     "Noise",
@@ -160,6 +161,9 @@ class Quality(BaseModel):
         bounds: Lowest and highest value of a variable, `null` for none.
         duplicates: Turn down repetitions.
         background: Deviations of the prior's prediction that are too many; null for no check.
+        station_bias: Bias that a station is expected to have, over its σ: each is estimated from
+            the departures of all frames, and taken off before the background check; null for
+            none. A departure of the weather that lasts as long is taken off with it.
         buddy: The check against neighbours; null for none.
         withhold: Share of the stations (or places) kept from every method, for verification.
         thin: Thinning or superobbing; null for none.
@@ -170,9 +174,35 @@ class Quality(BaseModel):
     bounds: dict[str, tuple[float | None, float | None]] = {}
     duplicates: bool = True
     background: float | None = Field(5.0, gt=0)
+    station_bias: float | None = Field(None, gt=0)
     buddy: Buddy | None = None
     withhold: float = Field(0.0, ge=0, lt=1)
     thin: Thin | None = None
+
+
+class Errors(BaseModel):
+    r"""How a method takes the errors of the observations, by variable; see `observations.errors`.
+
+    Fields:
+        factor: Times the σ that the table tells.
+        representativeness: Deviation added, of what the state's grid cannot hold.
+        length_km: Length of the errors' correlation in space.
+        share: Share of σ² that is so correlated.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    factor: dict[str, float] = {}
+    representativeness: dict[str, float] = {}
+    length_km: dict[str, float] = {}
+    share: float = Field(0.9, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _positive(self) -> Errors:
+        for name in ("factor", "length_km", "representativeness"):
+            if any(not 0 < x < float("inf") for x in getattr(self, name).values()):
+                raise ValueError(f"{name}: positive numbers")
+        return self
 
 
 class Noise(BaseModel):

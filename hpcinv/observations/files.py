@@ -3,7 +3,7 @@ r"""Files of observations as one long table: a row for each number observed.
 CSV, Parquet, netCDF and ODV text come in two shapes. *Long*: the columns variable, value, time,
 lat, lon and perhaps units, error, station, level, flag. *Wide*: one column for each measured
 variable (`Measured` says which), as reports and casts are archived; what is missing there was not
-observed. Variables of a netCDF file may span several dimensions (casts × depths): those of fewer
+observed, and is counted. Variables of a netCDF file may span several dimensions (casts × depths): those of fewer
 are repeated. Columns are renamed to ours; nothing is converted yet.
 """
 
@@ -224,7 +224,11 @@ def _melt(frame, measured: Mapping[str, Any], path: Path, notes: dict[str, int])
             part["flag"] = (~frame[m.flag].astype(str).isin([str(g) for g in m.good])).astype(int)
         missing = x.isna() | (x.isin(m.missing) if m.missing else False)
         notes["not observed"] = notes.get("not observed", 0) + int(missing.sum())
-        parts.append(part[~missing])
+        lost = ~missing & part[list(PLACE[:3])].isna().any(axis=1)
+        if lost.any():
+            nowhere = "without a place or time in the file"
+            notes[nowhere] = notes.get(nowhere, 0) + int(lost.sum())
+        parts.append(part[~missing & ~lost])
     long = pd.concat(parts)
     if "flag" in long:
         long["flag"] = long["flag"].fillna(0).astype(int)

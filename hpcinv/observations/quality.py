@@ -1,8 +1,8 @@
 r"""Quality control: which rows may be used, and for each other one the reason why not.
 
-Checks run in a fixed order, and a row keeps the first reason it gets: bounds, duplicates, the
-background check, the buddy check; then rows are withheld for verification and the rest thinned.
-Nothing leaves the table.
+Checks run in a fixed order, and a row keeps the first reason it gets: bounds, duplicates, (biases
+of stations are taken off,) the background check, the buddy check; then rows are withheld for
+verification and the rest thinned. Nothing leaves the table.
 
 * Background check: a row is turned down if :math:`|y - \bar h| > k \sqrt{s^2 + \sigma^2}` with the
   prior's predictive mean and deviation (`background`).
@@ -26,6 +26,7 @@ from ..errors import BadInput, nearest
 from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
 from . import flags
 from .background import prior_predictive
+from .errors import station_bias
 from .table import COLUMNS, FURTHER, ObservationTable
 from .thinning import thin
 
@@ -59,10 +60,13 @@ def control(
         rows = free()
         flag[rows[_duplicates(table, rows)]] = flags.DUPLICATE
     departure = deviation = None
-    if config.background is not None or config.buddy is not None:
-        mean, std = prior_predictive(table, store, start)
+    checks = (config.background, config.buddy, config.station_bias)
+    if any(c is not None for c in checks):
+        mean, deviation = prior_predictive(table, store, start)
         departure = table.value - mean
-        deviation = std
+        if config.station_bias is not None:
+            bias, _ = station_bias(with_flags(table, flag), departure, config.station_bias)
+            table, departure = replace(table, value=table.value - bias), departure - bias
     if config.background is not None:
         total = np.sqrt(deviation**2 + table.error**2)
         far = np.abs(departure) > config.background * total

@@ -1,0 +1,181 @@
+r"""Observations through an operator: interpolation, columns, speeds, one's own, any R.
+
+What `PointLikelihood` is for rows that are numbers of the state, this is for rows that are
+functions of several. Through a decoder that can decode chosen points, only the operator's support
+is decoded.
+"""
+
+from __future__ import annotations
+
+__all__ = ["OperatorLikelihood"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from ..observations.config import Errors
+from ..observations.errors import ErrorCovariance
+from ..observations.operators import Operator, Piece
+
+
+class OperatorLikelihood:
+    r"""y = A(x) + N(0, R) in units of each row's error: y, A and R are divided by its deviation.
+
+    Arguments:
+        table: An `ObservationTable`; its rows are used as they are.
+        statistics: Standardise the state; None: the state is in physical units already.
+        frames: Absolute frame numbers of the analysed frames.
+        store: The trajectory, for grid, channels and clock.
+        decoder, decoder_error, context: As in `PointLikelihood`. The decoder's error enters with
+            the operator's own derivative at the climatology.
+        errors: See `hpcinv.observations.config.Errors`.
+
+    Raises:
+        BadInput: If rows see several frames: the sampler shares frames out.
+    """
+
+    def __init__(
+        self,
+        table: Any,
+        statistics: Any,
+        frames: Sequence[int],
+        *,
+        store: Any,
+        decoder: Any = None,
+        decoder_error: Any = None,
+        context: Tensor | None = None,
+        errors: Errors = Errors(),  # noqa: B008
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if table.forward.time != "nearest":
+            raise BadInput(
+                "the diffusion sampler sees one frame at a time",
+                "observing: forward: time",
+                "Write time: nearest, with an error that counts the change within a step.",
+            )
+        self.dtype, self._frames = dtype, np.asarray(frames)
+        self._statistics, self._decoder, self._error = statistics, decoder, decoder_error
+        self._context = context
+        self._grid = int(np.prod(store.grid))
+        self._channels = len(store.channels)
+        self._operator = Operator(table, store, int(self._frames[0]))
+        self._R = ErrorCovariance(table, errors)
+        self._scale = np.sqrt(self._R.variance)
+        self._value = table.value
+        curved = {"speed", "saturation"} | {
+            d.operator for d in table.forward.derived if ":" in d.operator
+        }
+        self.linear = decoder is None and not any(
+            d.operator in curved for d in table.forward.derived
+        )
+        self._sparse = hasattr(decoder, "plan_points") and hasattr(decoder, "decode_points")
+        self._seen: dict[int, tuple[Piece, Tensor, Tensor]] = {}
+        self._blocks: dict[int, Tensor] = {}
+        self._plans: dict[tuple[int, ...], Any] = {}
+
+    def _piece(self, f: int) -> tuple[Piece, Tensor, Tensor]:
+        r"""A frame's operator, and mean and deviation that make its support physical."""
+        if f not in self._seen:
+            p = self._operator.piece(self._operator.rows([f]))
+            mean, std = np.zeros(len(p.point)), np.ones(len(p.point))
+            if self._statistics is not None:
+                k = int(self._statistics.phase([self._frames[f]])[0])
+                flat = (self._channels, -1)
+                mean = self._statistics.mean[k].reshape(flat)[p.channel, p.point]
+                std = self._statistics.std[k].reshape(flat)[p.channel, p.point]
+            as_tensor = lambda x: torch.from_numpy(np.asarray(x, np.float64)).to(self.dtype)  # noqa: E731
+            self._seen[f] = p, as_tensor(mean), as_tensor(std)
+        return self._seen[f]
+
+    def sizes(self, frames: Sequence[int]) -> list[int]:
+        return [len(self._operator.rows([f])) for f in frames]
+
+    def _rows(self, frames: Sequence[int]) -> np.ndarray:
+        return self._operator.rows(list(frames))
+
+    def y(self, frames: Sequence[int]) -> Tensor:
+        rows = self._rows(frames)
+        return torch.from_numpy(self._value[rows] / self._scale[rows]).to(self.dtype)
+
+    def _block(self, f: int) -> Tensor:
+        r"""R of one frame in units of the rows' deviations, (d, d)."""
+        if f not in self._blocks:
+            rows = self._rows([f])
+            s = self._scale[rows]
+            block = self._R.apply(np.diag(1 / s), rows) / s
+            if self._error is not None:
+                p, mean, std = self._piece(f)
+                J = _derivative(p, mean, std, s)
+                block = block + J @ self._error.covariance(p.point, p.channel) @ J.T
+            self._blocks[f] = torch.from_numpy((block + block.T) / 2).to(self.dtype)
+        return self._blocks[f]
+
+    def variance(self, frames: Sequence[int]) -> Tensor:
+        if self._R.diagonal and self._error is None:
+            return torch.ones(sum(self.sizes(frames)), dtype=self.dtype)
+        parts = [self._block(f).diagonal() for f in frames]
+        return torch.cat(parts or [torch.zeros(0, dtype=self.dtype)])
+
+    def covariance(self, v: Tensor, frames: Sequence[int]) -> Tensor:
+        if self._R.diagonal and self._error is None:
+            return v
+        pieces = v.split(self.sizes(frames), dim=-1)
+        return torch.cat(
+            [p @ self._block(f).to(v) for p, f in zip(pieces, frames, strict=True)] or [v], dim=-1
+        )
+
+    def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+        pieces = [self._piece(f) for f in frames]
+        values = self._support(x, frames, [p for p, *_ in pieces])
+        out = []
+        for (p, mean, std), z in zip(pieces, values, strict=True):
+            scale = torch.from_numpy(self._scale[p.rows]).to(z)
+            out.append(p(z * std.to(z) + mean.to(z)) / scale)
+        return torch.cat(out, -1) if out else x.new_zeros((len(x), 0))
+
+    def _support(self, x: Tensor, frames: Sequence[int], pieces: list[Piece]) -> list[Tensor]:
+        r"""Standardised values of each frame's support, (B, S) each."""
+        context = None
+        if self._context is not None and self._decoder is not None:
+            rows = self._context[torch.as_tensor(list(frames))].to(x)
+            context = rows.expand(len(x), -1, -1).flatten(0, 1)
+        sizes = [len(p.point) for p in pieces]
+        if self._sparse:
+            key = tuple(frames)
+            if key not in self._plans:
+                if len(self._plans) > 64:
+                    self._plans.clear()
+                slot = np.repeat(np.arange(len(pieces)), sizes)
+                at = slot * self._grid + np.concatenate([p.point for p in pieces])
+                unique, place = np.unique(at, return_inverse=True)
+                s, point = np.divmod(unique, self._grid)
+                to = lambda a: torch.as_tensor(a, device=x.device)  # noqa: E731
+                channel = to(np.concatenate([p.channel for p in pieces]))
+                plan = self._decoder.plan_points(to(s), to(point))
+                self._plans[key] = plan, to(place.reshape(-1)), channel
+            plan, place, channel = self._plans[key]
+            values = self._decoder.decode_points(x, plan, context)[:, place, channel]
+            return list(values.split(sizes, -1))
+        state = x.flatten(0, 1)
+        if self._decoder is not None:
+            decode: Callable = getattr(self._decoder, "decode", self._decoder)
+            state = decode(state, context)
+        state = state.reshape(len(x), len(pieces), -1)
+        return [
+            state[:, i].index_select(
+                1, torch.as_tensor(p.channel * self._grid + p.point, device=x.device)
+            )
+            for i, p in enumerate(pieces)
+        ]
+
+
+def _derivative(p: Piece, mean: Tensor, std: Tensor, scale: np.ndarray) -> np.ndarray:
+    r"""∂A/∂z at the climatology, in units of the rows' deviations, (d, S)."""
+    z = torch.zeros(len(mean), dtype=torch.float64)
+    see = lambda z: p(z * std.double() + mean.double())  # noqa: E731
+    J = torch.autograd.functional.jacobian(see, z, vectorize=True)
+    return J.numpy() / scale[:, None]

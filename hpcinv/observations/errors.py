@@ -1,0 +1,181 @@
+r"""Error models: the covariance R of a table's rows beyond their own σ.
+
+.. math:: R_{ij} = s_i s_j e^{-r_{ij} / L} + \delta_{ij} (\sigma_i^2 - s_i^2) + \delta_{ij} q_i^2,
+    \quad s_i^2 = \lambda_v \sigma_i^2
+
+for rows of one frame and variable: a share λ of the error's variance is correlated in space over
+L, q is an error of representativeness. R is block diagonal, by frame and variable; a small block
+is kept, of a larger one products are formed piece by piece and the inverse is applied by conjugate
+gradients with the diagonal as preconditioner.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ErrorCovariance", "station_bias"]
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput, nearest
+from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
+from .table import ObservationTable
+
+DENSE = 1500  # rows of a block that is kept
+PIECE = 512  # rows of a larger one formed at once
+
+
+class ErrorCovariance:
+    r"""R of the rows of a table.
+
+    Arguments:
+        table: The rows.
+        config: See `hpcinv.observations.config.Errors`.
+
+    Raises:
+        BadInput: If it names an unknown variable, or rows without a place are correlated.
+    """
+
+    def __init__(self, table: ObservationTable, config: Any) -> None:
+        names = table.variables
+        for field in ("factor", "representativeness", "length_km"):
+            for name in getattr(config, field):
+                if name not in names:
+                    raise BadInput(
+                        f"unknown variable '{name}'", f"errors: {field}", nearest(name, names)
+                    )
+        pick = lambda of, default: np.array([of.get(n, default) for n in names])  # noqa: E731
+        factor = pick(config.factor, 1.0)[table.channel]
+        q = pick(config.representativeness, 0.0)[table.channel]
+        self.variance = (factor * table.error) ** 2 + q**2
+        length = pick(config.length_km, 0.0)[table.channel]
+        self.diagonal = not (length > 0).any()
+        self._blocks: list[tuple[np.ndarray, float]] = []
+        self._kept: dict[int, tuple[np.ndarray, Any]] = {}
+        if self.diagonal:
+            return
+        if np.isnan(table.lat[length > 0]).any():
+            raise BadInput("rows without a place cannot be correlated", "errors: length_km")
+        lat, lon = np.nan_to_num(table.lat), np.nan_to_num(table.lon)
+        self._where = EARTH_RADIUS_KM * unit_vectors(lat, lon)
+        self._s = np.sqrt(config.share) * factor * table.error
+        key = table.frame * len(names) + table.channel
+        order = np.argsort(key, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
+            self._blocks.append((rows, float(length[rows[0]])))
+        self._block_of = np.empty(len(table), np.int64)
+        for b, (rows, _) in enumerate(self._blocks):
+            self._block_of[rows] = b
+
+    def matrix(self, rows: np.ndarray, columns: np.ndarray, length: float) -> np.ndarray:
+        r"""Part of a block, dense."""
+        a, b = self._where[rows], self._where[columns]
+        r2 = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        R = np.exp(-np.sqrt(np.maximum(r2, 0)) / length) if length > 0 else np.zeros(r2.shape)
+        R = R * self._s[rows][:, None] * self._s[columns]
+        same = rows[:, None] == columns
+        return np.where(same, self.variance[rows][:, None], R)
+
+    def _each(self, rows: np.ndarray, v: np.ndarray, solve: bool) -> np.ndarray:
+        if self.diagonal:
+            return v / self.variance[rows] if solve else v * self.variance[rows]
+        out = np.empty_like(v, dtype=np.float64)
+        block = self._block_of[rows]
+        for b in np.unique(block):
+            at = np.flatnonzero(block == b)
+            whole, length = self._blocks[b]
+            if len(at) != len(whole):
+                raise BadInput("R of some rows of a frame only", "error covariance")
+            out[..., at] = self._one(int(b), rows[at], length, v[..., at], solve)
+        return out
+
+    def _one(self, b: int, rows, length, v, solve: bool) -> np.ndarray:
+        from scipy.linalg import cho_factor, cho_solve
+
+        if length == 0:
+            return v / self.variance[rows] if solve else v * self.variance[rows]
+        if len(rows) <= DENSE:
+            if b not in self._kept or not np.array_equal(self._kept[b][2], rows):
+                R = self.matrix(rows, rows, length)
+                self._kept[b] = (R, cho_factor(R, lower=True), rows)
+            R, factor, _ = self._kept[b]
+            return (
+                cho_solve(factor, v.reshape(-1, len(rows)).T).T.reshape(v.shape)
+                if solve
+                else v @ R
+            )
+        if not solve:
+            return self._product(rows, length, v)
+        flat = v.reshape(-1, len(rows))
+        return self._conjugate(rows, length, flat).reshape(v.shape)
+
+    def _product(self, rows, length, v) -> np.ndarray:
+        out = np.empty_like(v, dtype=np.float64)
+        for a in range(0, len(rows), PIECE):
+            part = rows[a : a + PIECE]
+            out[..., a : a + PIECE] = v @ self.matrix(part, rows, length).T
+        return out
+
+    def _conjugate(self, rows, length, v, tolerance: float = 1e-10) -> np.ndarray:
+        r"""R⁻¹ v for all rows of v together, (k, D)."""
+        d = self.variance[rows]
+        x = np.zeros_like(v, dtype=np.float64)
+        r = v.astype(np.float64)
+        z = r / d
+        p, rho = z.copy(), (r * z).sum(1, keepdims=True)
+        first = np.sqrt((r**2).sum(1)).max()
+        for _ in range(500):
+            if np.sqrt((r**2).sum(1)).max() <= tolerance * first:
+                break
+            q = self._product(rows, length, p)
+            down = (p * q).sum(1, keepdims=True)
+            alpha = np.divide(rho, down, out=np.zeros_like(rho), where=down > 0)
+            x, r = x + alpha * p, r - alpha * q
+            z = r / d
+            new = (r * z).sum(1, keepdims=True)
+            p = z + np.divide(new, rho, out=np.zeros_like(rho), where=rho > 0) * p
+            rho = new
+        return x
+
+    def apply(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        r"""R v of all rows of some frames, :math:`(..., D)`, D of `rows`."""
+        return self._each(rows, v, False)
+
+    def solve(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        r""":math:`R^{-1} v`, as `apply`."""
+        return self._each(rows, v, True)
+
+
+def station_bias(
+    table: ObservationTable, departure: np.ndarray, prior: float = 1.0
+) -> tuple[np.ndarray, dict[tuple[str, str], tuple[float, float]]]:
+    r"""Bias of each station and variable from departures, shrunk to zero.
+
+    The mean departure of n rows is an estimate with the departures' variance v over n; with the
+    prior :math:`b \sim N(0, (p \sigma)^2)` the posterior mean is
+    :math:`\bar d \, / (1 + v / (n p^2 \sigma^2))`.
+
+    Arguments:
+        table: The rows; those without a station's name have no bias.
+        departure: Value minus background, with shape :math:`(D)`.
+        prior: p, the bias a station is expected to have over its σ.
+
+    Returns:
+        The bias of each row, and `{(station, variable): (bias, its deviation)}`.
+    """
+    bias, told = np.zeros(len(table)), {}
+    good = (table.station != "") & (table.flag == 0) & np.isfinite(departure)
+    for c, variable in enumerate(table.variables):
+        of = good & (table.channel == c)
+        for name in np.unique(table.station[of]):
+            rows = np.flatnonzero(of & (table.station == name))
+            sigma = table.error[rows].mean()
+            d = departure[rows]
+            v = max(d.var(ddof=1) if len(d) > 1 else sigma**2, sigma**2) / len(d)
+            b = (prior * sigma) ** 2
+            bias[(table.channel == c) & (table.station == name)] = d.mean() * b / (b + v)
+            told[str(name), variable] = (
+                float(d.mean() * b / (b + v)),
+                float(np.sqrt(b * v / (b + v))),
+            )
+    return bias, told
