@@ -75,7 +75,7 @@ def test_R_counts_correlation_and_the_decoders_error():
                              decoder_error=DecoderError, dtype=torch.float64)  # fmt: skip
     rows = lik._rows([0])
     t, n = table.select(rows), len(rows)
-    where = errors.unit_vectors(t.lat, t.lon)
+    where = errors.EARTH_RADIUS_KM * errors.unit_vectors(t.lat, t.lon)
     r = np.linalg.norm(where[:, None] - where[None], axis=-1)
     R = np.diag(np.where(t.channel == 0, 0.3**2 + 0.2**2, (1.5 * 0.5) ** 2))
     both = (t.channel[:, None] == 0) & (t.channel == 0) & ~np.eye(n, dtype=bool)

@@ -130,5 +130,5 @@ def test_what_lies_between_grid_points_is_refused_by_samplers():
     table.plain = False
     with pytest.raises(BadInput, match="at grid points only"):
         Conditioned(SimpleNamespace(schedule=None), table, _statistics(), range(2), [0])
-    with pytest.raises(BadInput, match="between grid points or frames"):
+    with pytest.raises(BadInput, match="between grid points"):
         PointLikelihood(table, _statistics(), range(2))

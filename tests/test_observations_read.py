@@ -97,55 +97,6 @@ def test_tables_of_our_own_are_read_as_they_are(tmp_path):
         read_points(tmp_path / "t.nc", other, start=2, stop=8)
 
 
-BAD = {
-    "string": ("t,warm,K,1,2000-01-04,0,0,", "value is 'warm', not a number"),
-    "nan": ("t,nan,K,1,2000-01-04,0,0,", "value is 'nan', not a number"),
-    "latitude": ("t,1,K,1,2000-01-04,95,0,", "latitude 95"),
-    "nan longitude": ("t,1,K,1,2000-01-04,5,,", "lon is 'nan'"),
-    "variable": ("temp,1,K,1,2000-01-04,0,0,", "unknown variable 'temp'"),
-    "unit": ("t,1,Kelvins,1,2000-01-04,0,0,", "the unit 'Kelvins' is not known"),
-    "dimension": ("t,1,Pa,1,2000-01-04,0,0,", "'Pa' is a pressure, 'K' a temperature"),
-    "no unit": ("t,1,,1,2000-01-04,0,0,", "'t' has no units"),
-    "date": ("t,1,K,1,yesterday,0,0,", "the time is 'yesterday'"),
-    "error": ("t,1,K,0,2000-01-04,0,0,", "the error σ is 0.0"),
-    "no error": ("t,1,K,,2000-01-04,0,0,", "error is 'nan'"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_row_is_named(tmp_path, case):
-    row, message = BAD[case]
-    path = write(tmp_path, *ROWS, row)
-    with pytest.raises(BadInput) as e:
-        read(path)
-    told = str(e.value)
-    assert message in told and "obs.csv, row" in told
-    if case != "error":  # that one is told by its row in the sorted table
-        assert "obs.csv, row 3" in told
-
-
-def test_bad_files(tmp_path):
-    with pytest.raises(BadInput, match="no such file"):
-        read(tmp_path / "none.csv")
-    with pytest.raises(BadInput, match=r"'.tsv' is not read"):
-        (tmp_path / "a.tsv").write_text("x")
-        read(tmp_path / "a.tsv")
-    with pytest.raises(BadInput, match="no column 'variable'"):
-        read(write(tmp_path, "1", head="a"))
-    with pytest.raises(BadInput, match="cannot be read as csv"):
-        (tmp_path / "obs.csv").write_text("")
-        read(tmp_path / "obs.csv")
-    with pytest.raises(BadInput, match="the table is empty"):
-        read(write(tmp_path))
-    with pytest.raises(BadInput, match="no column 'error'"):
-        read(write(tmp_path, "t,280,2000-01-04,30,315", head="variable,value,time,lat,lon"))
-    with pytest.raises(BadInput, match="'t' is mapped to the unknown 'temp'"):
-        read(write(tmp_path, *ROWS), variables={"t": "temp"})
-    noleap = SimpleNamespace(**vars(STORE) | {"calendar": "noleap"})
-    with pytest.raises(BadInput, match="calendar 'noleap' lacks"):
-        read_points(write(tmp_path, "t,280,K,1,2000-02-29,0,0,"), noleap, start=2, stop=8)
-
-
 def test_a_hundred_thousand_rows_are_quick(tmp_path):
     import time
 

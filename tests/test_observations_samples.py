@@ -14,7 +14,7 @@ import pytest
 
 from hpcinv.errors import BadInput
 from hpcinv.observations.config import Buddy, Derived, Forward, Measured, Quality
-from hpcinv.observations.flags import BUDDY, REASONS, counts
+from hpcinv.observations.flags import BUDDY, PLACE, REASONS, counts
 from hpcinv.observations.operators import Operator
 from hpcinv.observations.quality import control
 from hpcinv.observations.read import read_points
@@ -73,23 +73,30 @@ def test_surface_reports_become_a_table_that_knows_what_it_lost():
     with netCDF4.Dataset(SAO) as f:
         temperature = f["T"][:]
         station = netCDF4.chartostring(np.ma.filled(f["id"][:], b" "), "ascii")
-        lat = f["lat"][:]
-        placed = ~(np.ma.getmaskarray(lat) | np.ma.getmaskarray(f["lon"][:]))
-    n = int((~np.ma.getmaskarray(temperature) & placed).sum())
-    assert (table.channel == 0).sum() == n
-    lost = notes["not observed"] + notes.get("without a place or time in the file", 0)
-    assert len(table) + lost == 2 * len(temperature)  # nothing disappeared
+        lat, lon = (np.ma.filled(f[v][:], np.nan) for v in ("lat", "lon"))
+    # A report without a place, and one at longitude -790.2, are rows like others, with a flag.
+    placed = (np.abs(lat) <= 90) & (np.abs(lon) <= 360)
+    seen = ~np.ma.getmaskarray(temperature)
+    n = int((seen & placed).sum())
+    nowhere = table.flag == PLACE
+    assert ((table.channel == 0) & ~nowhere).sum() == n
+    assert (nowhere & (table.channel == 0)).sum() == (seen & ~placed).sum() > 0
+    assert len(table) + notes["not observed"] == 2 * len(temperature)  # nothing disappeared
+    wild = np.isfinite(table.lon) & (np.abs(table.lon) > 360)
+    assert 1 <= wild.sum() <= 2 and (table.flag[wild] == PLACE).all()
+    assert table.lon[wild] == pytest.approx(-790.2, abs=1e-4)
+    assert notes[REASONS[PLACE]] == nowhere.sum()
     # one report, by hand: Celsius became kelvin, at its place and hour
     k = int(np.flatnonzero(np.char.strip(station) == "JFK")[0])
     row = np.flatnonzero((table.station == "JFK") & (table.channel == 0))[0]
     assert table.value[row] == pytest.approx(float(temperature[k]) + 273.15, abs=1e-4)
     assert table.lat[row] == pytest.approx(float(lat[k])) and table.frame[row] == 1
     outside = (table.lat < 19.5) | (table.lat > 60.5) | (table.lon < -130.5) | (table.lon > -59.5)
-    assert ((table.flag == 10) == outside).all()
+    assert ((table.flag == 10) == (outside & ~nowhere)).all()
     checked = control(table, s, Quality(buddy=Buddy(length_km=300, limit=5)), start=0)
     assert len(checked) == len(table)
     found = counts(checked)
-    assert sum(found["t"].values()) == n
+    assert sum(found["t"].values()) == seen.sum()
     # a planted error is turned down, and most of the real reports are not
     i = int(np.flatnonzero((checked.flag == 0) & (checked.channel == 0))[100])
     value = table.value.copy()
@@ -100,7 +107,8 @@ def test_surface_reports_become_a_table_that_knows_what_it_lost():
         start=0,
     )  # fmt: skip
     assert again.flag[i] in (15, BUDDY)
-    assert found["t"]["used"] > 0.85 * (~outside & (table.channel == 0)).sum()
+    inside = int((~outside & ~nowhere & (table.channel == 0)).sum())
+    assert found["t"]["used"] + found["t"]["duplicate"] > 0.98 * inside
 
 
 @needs(METAR)

@@ -81,11 +81,11 @@ class Observe(Job):
         from ..observations.flags import counts
         from ..observations.networks import draw
         from ..observations.quality import control
-        from ..observations.read import read_points
+        from ..observations.read import Notes, read_points
 
         store = ctx.store(self.data)
         start, stop = self.frames
-        notes: dict[str, int] = {}
+        notes = Notes()
         quality = self.quality
         if self.observing.network == "table":
             fields = {k: v for k, v in self.observing if k != "network"}
@@ -99,10 +99,11 @@ class Observe(Job):
         if quality is not None:
             table = control(table, store, quality, start=start, seed=self.seed)
         digest = table.save(ctx.folder / "observations.nc")
-        found = {"flags": counts(table), "left out when reading": notes}
+        found = {"flags": counts(table), "left out when reading": notes, "first": notes.first}
         write_json(ctx.folder / "quality.json", found)
         for why, count in notes.items():
-            ctx.say(f"{count} rows left out: {why}")
+            at = f" (first: {notes.first[why]})" if why in notes.first else ""
+            ctx.say(f"{count} rows left out: {why}{at}")
         used = int((table.flag == 0).sum())
         ctx.say(f"{used} observations of {stop - start} frames")
         if used < len(table):

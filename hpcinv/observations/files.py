@@ -3,8 +3,8 @@ r"""Files of observations as one long table: a row for each number observed.
 CSV, Parquet, netCDF and ODV text come in two shapes. *Long*: the columns variable, value, time,
 lat, lon and perhaps units, error, station, level, flag. *Wide*: one column for each measured
 variable (`Measured` says which), as reports and casts are archived; what is missing there was not
-observed, and is counted. Variables of a netCDF file may span several dimensions (casts × depths): those of fewer
-are repeated. Columns are renamed to ours; nothing is converted yet.
+observed, and is counted. Variables of a netCDF file may span several dimensions (casts × depths):
+those of fewer are repeated. Columns are renamed to ours; nothing is converted yet.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def open_long(
         BadInput: If the file cannot be read or a column is missing.
     """
     if not path.exists():
-        raise BadInput("no such file", path)
+        raise BadInput("no such file", path, "Check the path.")
     if path.suffix not in SUFFIXES:
         raise BadInput(f"'{path.suffix}' is not read", path, f"Give one of {', '.join(SUFFIXES)}.")
     unknown = [ours for ours in columns if ours not in NEEDED + OPTIONAL]
@@ -60,13 +60,19 @@ def open_long(
             f"no column '{unknown[0]}'", "columns", nearest(unknown[0], NEEDED + OPTIONAL)
         )
     if path.stat().st_size == 0:
-        raise BadInput(f"cannot be read as {path.suffix[1:]} (it is empty)", path)
+        raise BadInput(
+            f"cannot be read as {path.suffix[1:]} (it is empty)", path, "Copy it again."
+        )
     place = {ours: columns.get(ours, ours) for ours in PLACE}
     if path.suffix in (".nc", ".cdf"):
         wanted = set(place.values()) | set(columns.values())
         for theirs, m in (measured or {}).items():
             wanted |= {theirs, *([m.flag] if m.flag else [])}
-        frame = _netcdf(path, wanted if measured is not None else None)
+        frame = _ioda(path)
+        if frame is None:
+            frame = _netcdf(path, wanted if measured is not None else None)
+        elif measured is not None:
+            raise BadInput("'measured' of a file in IODA's groups", path, "Leave it out.")
     else:
         frame = _text(path)
     if measured is None:
@@ -147,6 +153,65 @@ def _odv(path: Path) -> pd.DataFrame:
     return frame
 
 
+def _ioda(path: Path) -> pd.DataFrame | None:
+    r"""A file in IODA's groups as a long table; None for any other netCDF file.
+
+    Units come from `ObsValue`, σ from `ObsError`, the source's verdict from `PreQC` (0 is good).
+    Where the fill value stands, nothing was observed.
+    """
+    import netCDF4
+    import pandas as pd
+
+    names = {"dateTime": "time", "latitude": "lat", "longitude": "lon",
+             "stationIdentification": "station"}  # fmt: skip
+    levels = ("pressure", "height", "depth", "level")
+    try:
+        with netCDF4.Dataset(path) as f:
+            if "ObsValue" not in f.groups:
+                return None
+            meta = f.groups.get("MetaData")
+            have = () if meta is None else tuple(meta.variables)
+            missing = [n for n in list(names)[:3] if n not in have]
+            if missing:
+                raise BadInput(
+                    f"no variable 'MetaData/{missing[0]}'",
+                    path,
+                    "The layout is IODA's: ncdump -h.",
+                )
+            names |= {n: "level" for n in levels[::-1] if n in have and n in levels}
+            place = {}
+            for theirs, ours in names.items():
+                if theirs not in have:
+                    continue
+                v = meta[theirs]
+                x = v[:]
+                if ours == "time":
+                    calendar = getattr(v, "calendar", "standard")
+                    x = _dates(x, v.units, calendar)
+                elif v.dtype is not str and v.dtype.kind in "fiu":
+                    x = np.ma.filled(np.ma.asarray(x, np.float64), np.nan)
+                place[ours] = np.asarray(x)
+            parts = []
+            for name, v in f["ObsValue"].variables.items():
+                part = pd.DataFrame(place)
+                part["value"] = np.ma.filled(np.ma.asarray(v[:], np.float64), np.nan)
+                part["variable"], part["units"] = name, getattr(v, "units", "")
+                for group, column in (("ObsError", "error"), ("PreQC", "flag")):
+                    if group in f.groups and name in f[group].variables:
+                        x = np.ma.asarray(f[group][name][:], np.float64)
+                        part[column] = np.ma.filled(x, np.nan if column == "error" else 0)
+                parts.append(part[part["value"].notna()])
+    except BadInput:
+        raise
+    except (OSError, RuntimeError, ValueError, AttributeError, IndexError) as e:
+        raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
+    if not parts:
+        raise BadInput("no variable in the group 'ObsValue'", path, "The layout is IODA's.")
+    frame = pd.concat(parts)
+    frame.attrs["calendar"] = _real(calendar)
+    return frame
+
+
 def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
     r"""Variables as columns, those of fewer dimensions repeated along the others."""
     import netCDF4
@@ -156,7 +221,7 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
         with netCDF4.Dataset(path) as f:
             names = [v for v in f.variables if wanted is None or v in wanted]
             dims: tuple[str, ...] = ()
-            columns, units = {}, {}
+            columns, units, calendar = {}, {}, "standard"
             for name in names:
                 v = f[name]
                 own = v.dimensions
@@ -167,7 +232,8 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
                 elif v.dtype.kind != "O":
                     unit = getattr(v, "units", "")
                     if " since " in unit:
-                        x = _dates(x, unit, getattr(v, "calendar", "standard"))
+                        calendar = getattr(v, "calendar", "standard")
+                        x = _dates(x, unit, calendar)
                     elif v.dtype.kind == "f":
                         x = np.ma.filled(x.astype(np.float64), np.nan)
                     else:
@@ -182,26 +248,40 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
                     continue
                 index = [slice(None) if d in own else None for d in dims]
                 out[name] = np.broadcast_to(x[tuple(index)], shape).reshape(-1)
+    except BadInput:  # a ValueError too
+        raise
     except (OSError, RuntimeError, ValueError) as e:
         raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
     frame = pd.DataFrame(out)
-    frame.attrs["units"] = units
+    frame.attrs |= {"units": units, "calendar": _real(calendar)}
     return frame
 
 
+def _real(calendar: str) -> str:
+    r"""The calendar in which `_dates` tells its dates."""
+    return "standard" if calendar == "julian" else calendar
+
+
 def _dates(x: np.ndarray, units: str, calendar: str) -> np.ndarray:
-    r"""Times of a file as datetime64 of the real calendar, whatever calendar they are told in."""
+    r"""Times of a file as datetime64: dates of its calendar, Julian ones of the real calendar."""
     import cftime
 
     good = ~np.ma.getmaskarray(x)
     out = np.full(x.shape, np.datetime64("NaT"), "datetime64[s]")
     unique, inverse = np.unique(np.asarray(x)[good], return_inverse=True)
     dates = cftime.num2date(unique, units.replace("Z", ""), calendar)
-    if calendar in ("julian",):
+    if calendar == "julian":
         dates = [d.change_calendar("standard") for d in dates]
     text = [d.strftime("%Y-%m-%dT%H:%M:%S") for d in dates]
+    try:
+        stamps = np.array(text, "datetime64[s]")
+    except ValueError as e:
+        raise BadInput(
+            f"a date that only its own calendar has ({e})", f"times in the calendar '{calendar}'",
+            "Leave its rows out, or write the times in another calendar.",
+        ) from e  # fmt: skip
     if len(unique):
-        out[good] = np.array(text, "datetime64[s]")[inverse]
+        out[good] = stamps[inverse]
     return out
 
 
@@ -224,11 +304,7 @@ def _melt(frame, measured: Mapping[str, Any], path: Path, notes: dict[str, int])
             part["flag"] = (~frame[m.flag].astype(str).isin([str(g) for g in m.good])).astype(int)
         missing = x.isna() | (x.isin(m.missing) if m.missing else False)
         notes["not observed"] = notes.get("not observed", 0) + int(missing.sum())
-        lost = ~missing & part[list(PLACE[:3])].isna().any(axis=1)
-        if lost.any():
-            nowhere = "without a place or time in the file"
-            notes[nowhere] = notes.get(nowhere, 0) + int(lost.sum())
-        parts.append(part[~missing & ~lost])
+        parts.append(part[~missing])
     long = pd.concat(parts)
     if "flag" in long:
         long["flag"] = long["flag"].fillna(0).astype(int)

@@ -2,7 +2,7 @@ r"""The reasons why an observation is not used, as integers: what `EffectiveQC` 
 
 from __future__ import annotations
 
-__all__ = ["REASONS", "counts"]
+__all__ = ["REASONS", "counts", "malformed"]
 
 from typing import Any
 
@@ -21,9 +21,34 @@ REASONS = {
     15: "far from the background",
     16: "at odds with its neighbours",
     17: "flagged in its source",
+    18: "no place on Earth: latitude or longitude missing or out of range",
+    19: "no time",
+    20: "no value",
+    21: "no positive error σ",
 }
 USED, WITHHELD, THINNED, MERGED = 0, 1, 2, 3
 OUTSIDE, MASKED, LATE, BOUNDS, DUPLICATE, BACKGROUND, BUDDY, SOURCE = range(10, 18)
+PLACE, TIME, VALUE, ERROR = range(18, 22)
+
+
+def malformed(
+    value: np.ndarray, error: np.ndarray, lat: np.ndarray, lon: np.ndarray, time: np.ndarray
+) -> np.ndarray:
+    r"""The flag of rows that lack something without which a row says nothing; 0 of the others.
+
+    A row that lacks several things gets the first of: value, place, time, error.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.select(
+            [
+                ~np.isfinite(value),
+                ~((np.abs(lat) <= 90) & (np.abs(lon) <= 360)),
+                ~np.isfinite(time),
+                ~(np.isfinite(error) & (error > 0)),
+            ],
+            [VALUE, PLACE, TIME, ERROR],
+            USED,
+        ).astype(np.int32)
 
 
 def counts(table: Any) -> dict[str, dict[str, int]]:

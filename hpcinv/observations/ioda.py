@@ -2,9 +2,9 @@ r"""Observation tables as netCDF-4 in the group layout of JEDI's IODA.
 
 One `Location` for each place and moment, one variable in `ObsValue` and `ObsError` for each
 channel; a channel that a location did not observe holds the fill value there. `EffectiveQC` holds
-the flags of quality control. Names and the
-epoch of `dateTime` are those of the IODA conventions in JEDI's documentation; the frame, the
-grid point and the time in the trajectory's own calendar stand beside them.
+the flags of quality control. Names and the epoch of `dateTime` are those of the IODA conventions
+in JEDI's documentation; the frame, the grid point and the time in the trajectory's own calendar
+stand beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = ["load", "locations", "save", "write_table"]
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from .table import ObservationTable
 
 FILL = float(np.float64(9.969209968386869e36))  # netCDF's own
 UNSEEN = np.int32(-2147483647)  # netCDF's own for integers
+UNKNOWN = np.int64(-9223372036854775806)  # the same for long ones
 EPOCH = "seconds since 1970-01-01T00:00:00Z"
 REAL = {"standard", "gregorian", "proleptic_gregorian"}
 
@@ -70,7 +72,7 @@ def write_table(table: ObservationTable, path: Path) -> None:
         if " since " in table.time_units:
             cf |= {"calendar": table.calendar, "standard_name": "time"}
             if table.calendar in REAL and len(first):
-                put("dateTime", _seconds(table, first), units=EPOCH)
+                put("dateTime", _seconds(table, first), units=EPOCH, missing_value=UNKNOWN)
         put("time", table.time[first], **cf)
         put("stationIdentification", table.station[first])
         put("frame", table.frame[first], long_name="frame of the analysed trajectory", units="1")
@@ -173,7 +175,7 @@ def load(path: Path) -> ObservationTable:
 def _flag_attributes() -> dict:
     return {
         "flag_values": np.array(list(REASONS), np.int32),
-        "flag_meanings": " ".join(r.replace(" ", "_") for r in REASONS.values()),
+        "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", r) for r in REASONS.values()),
     }
 
 
@@ -200,7 +202,12 @@ def locations(table: ObservationTable) -> tuple[np.ndarray, np.ndarray]:
 def _seconds(table: ObservationTable, rows: np.ndarray) -> np.ndarray:
     import cftime
 
-    times, inverse = np.unique(table.time[rows], return_inverse=True)
+    known = np.isfinite(table.time[rows])
+    out = np.full(len(rows), UNKNOWN)
+    times, inverse = np.unique(table.time[rows][known], return_inverse=True)
+    if not len(times):
+        return out
     dates = cftime.num2date(times, table.time_units, table.calendar)
     seconds = cftime.date2num(dates, EPOCH.replace("T00:00:00Z", " 00:00:00"), table.calendar)
-    return np.rint(seconds).astype(np.int64)[inverse]
+    out[known] = np.rint(seconds).astype(np.int64)[inverse]
+    return out

@@ -1,16 +1,20 @@
 r"""Reading observations: rows of a file become rows of a table on a trajectory.
 
 Each row goes to the nearest grid point and the nearest frame. Rows outside the domain or between
-frames keep their place in the table, with a flag that says why they are not used. Rows of other
-variables are counted. What cannot be understood is an error that names the file and the row.
+frames keep their place in the table, with a flag that says why they are not used; so do rows that
+lack a value, a place on Earth, a time or a positive error, as long as impossible numbers are not
+the majority.
+Rows of other variables are counted. Text where a number or a date belongs, an unknown variable or
+unit, a missing column: what cannot be understood is an error that names the file and the row.
 """
 
 from __future__ import annotations
 
-__all__ = ["read_points"]
+__all__ = ["Notes", "read_points"]
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +23,34 @@ from ..errors import BadInput, nearest
 from . import flags
 from .config import Forward
 from .files import open_long
+from .ioda import REAL
 from .stencils import nearest_points
 from .table import NEAREST, ObservationTable
 from .units import conversion
+
+# What a malformed row shows in a message, and how it is mended.
+MENDS = {
+    flags.PLACE: (
+        ("lat", "lon"),
+        "Latitudes are degrees north, -90 to 90, longitudes degrees east, -360 to 360; "
+        "name the right columns under 'columns'.",
+    ),
+    flags.TIME: (("time",), "Give the time of every row."),
+    flags.VALUE: (("value",), "Leave out rows that were not observed."),
+    flags.ERROR: (("error",), "Give a positive standard deviation in the value's units."),
+}
+
+
+class Notes(dict[str, int]):
+    r"""How many rows are not used, by reason.
+
+    Attributes:
+        first: File and row of the first of each reason, with what is wrong there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, str] = {}
 
 
 def read_points(
@@ -38,7 +67,7 @@ def read_points(
     window: float | None = None,
     time_format: str | None = None,
     forward: Forward = NEAREST,
-) -> tuple[ObservationTable, dict[str, int]]:
+) -> tuple[ObservationTable, Notes]:
     r"""Reads a file of observations and maps it to the analysed frames of a trajectory.
 
     Arguments:
@@ -63,7 +92,8 @@ def read_points(
 
     Raises:
         BadInput: For a file that cannot be read, a missing column, a value that is no number, an
-            unknown variable, unit or time: with the file and the row.
+            unknown variable, unit or time, and where more than half of the rows are impossible:
+            with the file and the row.
     """
     path = Path(path)
     if path.suffix == ".nc" and _ours(path):
@@ -72,8 +102,8 @@ def read_points(
             length=stop - start, grid=store.grid, channels=store.channels, units=store.units,
             mask=store.mask, where=path,
         )  # fmt: skip
-        return table, {}
-    notes: dict[str, int] = {}
+        return table, Notes()
+    notes = Notes()
     frame = open_long(path, dict(columns or {}), measured, notes)
     row = frame.index.to_numpy()
     derived = list(forward.derived)
@@ -86,25 +116,35 @@ def read_points(
         frame, channel, row = frame[~other], channel[~other], row[~other]
     n = len(frame)
     if n == 0:
-        raise BadInput(f"no row can be used: {notes or 'the table is empty'}", path)
+        raise BadInput(
+            f"no row can be used: {dict(notes) or 'the table is empty'}",
+            path,
+            "A row for each number observed, of a variable that the trajectory has.",
+        )
     value = _numbers(frame, "value", path, row)
     lat, lon = _numbers(frame, "lat", path, row), _numbers(frame, "lon", path, row)
-    _within(np.abs(lat) <= 90, "latitude", lat, path, row, "Degrees north, -90 to 90.")
-    _within(np.abs(lon) <= 360, "longitude", lon, path, row, "Degrees east, -180 to 360.")
+    theirs = frame.attrs.get("calendar", "standard")
+    if theirs not in REAL and theirs != store.calendar:
+        raise BadInput(
+            f"times in the calendar '{theirs}' where the trajectory's is '{store.calendar}'",
+            f"{path}, variable 'time'",
+            "Convert them, for instance with xarray's convert_calendar.",
+        )
     time = _times(frame["time"], store, path, row, time_format)
+    sigma = _errors(frame, channel, names, error, path, row)
+    _convert(frame, channel, names, their_units, units, value, sigma, path, row)
     flag = np.zeros(n, np.int32)
-    if "flag" in frame:
-        flag[_numbers(frame, "flag", path, row) != 0] = flags.SOURCE
     point, inside = nearest_points(store, lat, lon)
     if store.mask is not None:
         flag[~np.asarray(store.mask, bool).reshape(-1)[point]] = flags.MASKED
     k, near = _frames(store, time, start, stop, window)
     flag[~near], k = flags.LATE, np.where(near, k, -1)
     flag[~inside], point = flags.OUTSIDE, np.where(inside, point, -1)
-    sigma = _errors(frame, channel, names, error, path, row)
-    _convert(frame, channel, names, their_units, units, value, sigma, path, row)
-    good = np.isfinite(sigma) & (sigma > 0)
-    _within(good, "the error σ is", sigma, path, row, "Give a positive standard deviation.")
+    if "flag" in frame:
+        flag[_numbers(frame, "flag", path, row) != 0] = flags.SOURCE
+    bad = flags.malformed(value, sigma, lat, lon, time)
+    flag = np.where(bad > 0, bad, flag)
+    point = np.where(bad == flags.PLACE, -1, point)
     table = ObservationTable(
         frame=k,
         channel=channel,
@@ -123,11 +163,11 @@ def read_points(
         level=_numbers(frame, "level", path, row) if "level" in frame else None,
         forward=forward,
     )
-    for reason in np.unique(flag[flag > 0]):
-        notes[flags.REASONS[int(reason)]] = int((flag == reason).sum())
+    columns = SimpleNamespace(value=value, error=sigma, lat=lat, lon=lon, time=time)
+    _count(notes, flag, columns, path, row)
     if not (flag == 0).any():
         raise BadInput(
-            f"no row of {n} can be used: {notes}",
+            f"no row of {n} can be used: {dict(notes)}",
             path,
             "Compare the file's times and places with the trajectory's.",
         )
@@ -136,14 +176,14 @@ def read_points(
 
 
 def _ours(path: Path) -> bool:
-    r"""Whether a netCDF file is an observation table in IODA's groups."""
+    r"""Whether a netCDF file is an observation table that `ObservationTable.save` wrote."""
     import netCDF4
 
     if not path.exists():
-        raise BadInput("no such file", path)
+        raise BadInput("no such file", path, "Check the path.")
     try:
         with netCDF4.Dataset(path) as f:
-            return "ObsValue" in f.groups
+            return "ObsValue" in f.groups and "digest" in f.ncattrs()
     except OSError as e:
         raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
 
@@ -157,12 +197,32 @@ def _place(path: Path, row: int) -> str:
     return f"{path}, row {row}"
 
 
-def _within(good: np.ndarray, what: str, x: np.ndarray, path: Path, row, mend: str) -> None:
-    if not good.all():
-        i = int(np.flatnonzero(~good)[0])
-        also = int((~good).sum()) - 1
-        more = f" (and {also} more rows)" if also else ""
-        raise BadInput(f"{what} {x[i]}{more}", _place(path, row[i]), mend)
+def _count(notes: Notes, flag: np.ndarray, columns: Any, path: Path, row: np.ndarray) -> None:
+    r"""Counts the flags; refuses a file of which more than half of the rows cannot be right.
+
+    Rows that merely lack a number may be many: archives hold stations that nobody has placed.
+    """
+    for reason in np.unique(flag[flag > 0]):
+        rows = np.flatnonzero(flag == reason)
+        i, why = rows[0], flags.REASONS[int(reason)]
+        told = ""
+        if reason in MENDS:
+            names = MENDS[int(reason)][0]
+            told = ", " + ", ".join(f"{c} {getattr(columns, c)[i]:g}" for c in names)
+        notes[why] = len(rows)
+        notes.first[why] = f"{_place(path, row[i])}{told}"
+    bad = np.zeros(len(flag), bool)
+    for reason, (names, _) in MENDS.items():
+        told = np.isfinite([getattr(columns, c) for c in names]).all(0)
+        bad |= (flag == reason) & told
+    if 2 * bad.sum() > len(flag):
+        worst = int(np.bincount(flag[bad]).argmax())
+        why = flags.REASONS[worst]
+        raise BadInput(
+            f"{int(bad.sum())} of {len(flag)} rows cannot be right, most of them: {why}",
+            notes.first[why],
+            MENDS[worst][1],
+        )
 
 
 def _channels(column, names: list[str], variables, path: Path, row) -> np.ndarray:
@@ -181,20 +241,24 @@ def _channels(column, names: list[str], variables, path: Path, row) -> np.ndarra
 
 
 def _numbers(frame, name: str, path: Path, row) -> np.ndarray:
+    r"""A column of numbers, NaN where it is empty; text among them is an error."""
     import pandas as pd
 
     x = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, copy=True)
-    bad = ~np.isfinite(x)
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
+    text = np.isnan(x) & frame[name].notna().to_numpy()
+    if text.any():
+        i = int(np.flatnonzero(text)[0])
         raise BadInput(
             f"{name} is '{frame[name].iloc[i]}', not a number", _place(path, row[i]),
-            "Leave out rows that were not observed.",
+            "Leave the place empty where nothing was observed.",
         )  # fmt: skip
     return x
 
 
 def _errors(frame, channel, names: list[str], error, path: Path, row) -> np.ndarray:
+    given = list(error.values()) if isinstance(error, Mapping) else [error]
+    if error is not None and not all(0 < e < np.inf for e in given):
+        raise BadInput(f"an error σ of {error}", "error", "Give positive standard deviations.")
     if "error" in frame:
         return _numbers(frame, "error", path, row)
     if error is None:
@@ -252,14 +316,16 @@ def _times(column, store, path: Path, row, form: str | None) -> np.ndarray:
     if " since " not in store.time_units:
         raise BadInput("dates in a trajectory without a calendar", path, "Give numbers.")
     dates = pd.to_datetime(column, errors="coerce", utc=True, format=form or "ISO8601")
-    bad = dates.isna().to_numpy()
+    bad = dates.isna().to_numpy() & column.notna().to_numpy()
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         raise BadInput(
             f"the time is '{column.iloc[i]}'", _place(path, row[i]),
             f"Write times as {form}." if form else "Write dates like 1991-01-31T12:00.",
         )  # fmt: skip
-    unique, inverse = np.unique(dates.to_numpy("datetime64[s]"), return_inverse=True)
+    known = dates.notna().to_numpy()
+    out = np.full(len(column), np.nan)
+    unique, inverse = np.unique(dates.to_numpy("datetime64[s]")[known], return_inverse=True)
     try:
         when = [
             cftime.datetime(d.year, d.month, d.day, d.hour, d.minute, d.second,
@@ -272,7 +338,10 @@ def _times(column, store, path: Path, row, form: str | None) -> np.ndarray:
             path,
             "Leave its rows out, or import the trajectory with the file's calendar.",
         ) from e
-    return cftime.date2num(when, store.time_units, store.calendar)[inverse].astype(np.float64)
+    if when:
+        numbers = np.asarray(cftime.date2num(when, store.time_units, store.calendar), np.float64)
+        out[known] = numbers[inverse]
+    return out
 
 
 def _frames(store, time: np.ndarray, start: int, stop: int, window: float | None):
