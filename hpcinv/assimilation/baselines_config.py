@@ -70,7 +70,8 @@ class EnsembleFields(BaseModel):
     every frame's forecast is that replay, whose covariances reach across frames.
 
     Fields:
-        forecast: `module:Name`, a function of states :math:`(M, C, *grid)` in physical units and
+        forecast: `simulator`, the dynamics that made the data (a perfect model); or
+            `module:Name`, a function of states :math:`(M, C, *grid)` in physical units and
             the number of their frame in the store, that gives the states of the next frame.
         inflation: Factor of the anomalies before each analysis.
         rotation: Turn the anomalies at random, mean kept, after each analysis (not `enkf`).
@@ -90,8 +91,8 @@ class EnsembleFields(BaseModel):
     @field_validator("forecast")
     @classmethod
     def _named(cls, value: str | None) -> str | None:
-        if value is not None and ":" not in value:
-            raise ValueError("forecast: write module:Name")
+        if value not in (None, "simulator") and ":" not in value:
+            raise ValueError("forecast: write simulator or module:Name")
         return value
 
 

@@ -51,7 +51,13 @@ class EnsembleKalman(Resampled):
             )
         self.config = config
         self.operator = Operator(problem.table, problem.store, problem.analysed[0])
-        self.model = None if config.forecast is None else own(config.forecast)
+        self.model = None
+        if config.forecast == "simulator":
+            from ..simulators.dynamics import Forecast
+
+            self.model = Forecast(problem.store.attributes, problem.seed, problem.members)
+        elif config.forecast is not None:
+            self.model = own(config.forecast)
         if self.model is not None and problem.table.forward.time != "nearest":
             raise BadInput(
                 "a filter with a forecast model sees one frame at a time",

@@ -37,18 +37,29 @@ class GridConv(nn.Module):
     Arguments:
         inputs: The number of input channels.
         outputs: The number of output channels.
-        periodic: Whether the last axis closes on itself.
+        periodic: Whether the last axis closes on itself, or "both" axes do.
+        kernel: Its size; 1 along an axis of one point, where a neighbour is never anything.
     """
 
-    def __init__(self, inputs: int, outputs: int, periodic: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        periodic: bool | str = True,
+        kernel: tuple[int, int] = (3, 3),
+    ) -> None:
         super().__init__()
-        self.periodic = periodic
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=(1, 0 if periodic else 1))
+        self.rows = periodic == "both" and kernel[0] > 1
+        self.columns = bool(periodic) and kernel[1] > 1
+        padding = (0 if self.rows else kernel[0] // 2, 0 if self.columns else kernel[1] // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Maps (N, C_i, H, W) to (N, C_o, H, W)."""
-        if self.periodic:
+        if self.columns:
             x = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
+        if self.rows:
+            x = torch.cat([x[..., -1:, :], x, x[..., :1, :]], dim=-2)
         return self.conv(x)
 
 

@@ -60,15 +60,23 @@ class SpaceTimeBlock(nn.Module):
         width: The number of channels.
         features: The number of features of the embedding that modulates the block.
         heads: The number of attention heads over the grid and the frames, 0 for none.
-        periodic: Whether the last axis of the grid closes on itself.
+        periodic: Whether the last axis of the grid closes on itself, or "both" do.
+        kernel: Size of the convolution over the grid.
     """
 
-    def __init__(self, width: int, features: int, heads: int, periodic: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        heads: int,
+        periodic: bool | str,
+        kernel: tuple[int, int] = (3, 3),
+    ) -> None:
         super().__init__()
         self.modulation = nn.Linear(features, 3 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        self.space = GridConv(width, width, periodic)
+        self.space = GridConv(width, width, periodic, kernel)
         self.before = nn.Conv2d(width, width, 1, bias=False)
         self.now = nn.Conv2d(width, width, 1)
         self.after = nn.Conv2d(width, width, 1, bias=False)
@@ -126,7 +134,7 @@ class TrajectoryDenoiser(Denoiser):
         modes: The number of modes of the Gaussian skip, 0 for none.
         sigma_min: The smallest noise level.
         sigma_max: The largest noise level.
-        periodic: Whether the last axis of the grid closes on itself.
+        periodic: Whether the last axis of the grid closes on itself, or "both" axes do.
         checkpointing: Whether blocks are recomputed in the backward pass, to save memory.
         observed: The number of channels whose observations condition it, 0 for none
             (:mod:`hpcinv.models.observed_fields`).
@@ -144,7 +152,7 @@ class TrajectoryDenoiser(Denoiser):
         modes: int = 0,
         sigma_min: float = 0.02,
         sigma_max: float = 20.0,
-        periodic: bool = True,
+        periodic: bool | str = True,
         checkpointing: bool = False,
         observed: int = 0,
     ) -> None:
@@ -162,9 +170,9 @@ class TrajectoryDenoiser(Denoiser):
         self.embedding = NoiseEmbedding(features, context)
         self.position = PositionField(position, self.plane)
         self.enter = nn.Conv2d(channels + position + 2 * observed, width, 1)
-        periodic = periodic and self.plane[1] > 1
+        kernel = tuple(3 if n > 1 else 1 for n in self.plane)
         self.blocks = nn.ModuleList(
-            SpaceTimeBlock(width, features, heads, periodic) for _ in range(depth)
+            SpaceTimeBlock(width, features, heads, periodic, kernel) for _ in range(depth)
         )
         self.leave = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.leave.weight)

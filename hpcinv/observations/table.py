@@ -81,6 +81,8 @@ class ObservationTable:
         put = object.__setattr__
         put(self, "channels", tuple(self.channels))
         put(self, "units", tuple(self.units))
+        if self.time_units == "1":  # numbers of no unit: a file says it so, a table says nothing
+            put(self, "time_units", "")
         if len(self.units) != len(self.channels):
             raise BadInput(
                 f"{len(self.channels)} channels but {len(self.units)} units",

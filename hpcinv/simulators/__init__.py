@@ -1,4 +1,4 @@
-r"""Simulators :math:`\theta \to x`: those built in, the user's own, and how a name finds them."""
+r"""Simulators :math:`\theta \to x` and dynamics: built in or the user's own, found by name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from ..errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from .base import Simulator
+    from .dynamics import Dynamics
 
 # Name in a job file -> module of this room and class in it.
-BUILT_IN = {"spectrum": "spectrum:Spectrum"}
+BUILT_IN = {
+    "spectrum": "spectrum:Spectrum",
+    "lorenz63": "lorenz:Lorenz63",
+    "lorenz96": "lorenz:Lorenz96",
+}
 
 
-def make(name: str, options: dict[str, Any] | None = None, prior: dict | None = None) -> Simulator:
-    r"""The simulator of a name, made with its options.
+def make(
+    name: str, options: dict[str, Any] | None = None, prior: dict | None = None
+) -> Simulator | Dynamics:
+    r"""The simulator or the dynamics of a name, made with its options.
 
     Arguments:
         name: Of a built-in simulator, or `package.module:Name` of one's own.
@@ -29,6 +36,7 @@ def make(name: str, options: dict[str, Any] | None = None, prior: dict | None = 
         BadInput: The name, an option or a bound is wrong.
     """
     from .base import check
+    from .dynamics import is_dynamics
 
     where = f"simulator '{name}'"
     if ":" in name:
@@ -63,7 +71,10 @@ def make(name: str, options: dict[str, Any] | None = None, prior: dict | None = 
         signature.bind(**options)
     except TypeError as e:
         raise BadInput(str(e), where) from e
-    simulator = check(kind(**options), name)
+    simulator = kind(**options)
+    if is_dynamics(simulator):
+        return simulator
+    simulator = check(simulator, name)
     if prior:
         simulator.prior = simulator.prior.replaced(prior)
     return simulator

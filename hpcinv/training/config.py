@@ -156,7 +156,9 @@ class TrajectoryDenoiserConfig(_Model):
     modes: Annotated[int, Field(ge=0, description="modes of the Gaussian skip, 0 for none")] = 0
     sigma_min: Annotated[float, Field(gt=0, description="smallest noise level")] = 0.02
     sigma_max: Annotated[float, Field(gt=0, description="largest noise level")] = 20.0
-    periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
+    periodic: Annotated[
+        bool | Literal["both"], Field(description="the last axis closes on itself, or both do")
+    ] = True
     checkpointing: Annotated[bool, Field(description="recompute blocks to save memory")] = False
 
     @model_validator(mode="after")
