@@ -13,6 +13,7 @@ from hpcinv.assimilation.composition import compose
 from hpcinv.assimilation.partition import Partition, owners
 from hpcinv.assimilation.windows import cover, middles
 from hpcinv.errors import BadInput
+from hpcinv.io.statistics import Statistics
 
 torch.set_num_threads(1)
 
@@ -67,30 +68,24 @@ def test_observations(change, message):
 
 
 def test_observation_of_a_constant_point():
-    class Statistics:
-        mean = np.zeros((1, 2, 2, 3), np.float32)
-        std = np.ones((1, 2, 2, 3), np.float32)
-
-        def phase(self, frames):
-            return np.zeros(len(frames), int)
-
-    statistics = Statistics()
+    one = np.ones((1, 2, 2, 3), np.float32)
+    statistics = Statistics(0 * one, one, np.array([9]), np.zeros(6, int))
     statistics.std[0, 1, 0, 0] = 0
     with pytest.raises(BadInput, match="does not vary"):
         assimilation.PointLikelihood(table(), statistics, range(6))
 
 
 def test_statistics_standardise():
-    class Statistics:
-        mean = np.stack([np.full((2, 2, 3), p) for p in range(3)]).astype(np.float32)
-        std = np.stack([np.full((2, 2, 3), p + 1) for p in range(3)]).astype(np.float32)
-
-        def phase(self, frames):
-            return np.asarray(frames) % 3
-
-    seen = assimilation.PointLikelihood(table(), Statistics(), range(10, 16))
-    assert torch.allclose(seen.y([0, 2]), torch.tensor([(0.5 - 1) / 2, -0.2]))
-    assert torch.allclose(seen.variance([0, 2]), torch.tensor([0.05**2, 0.1**2]))
+    one = np.ones((3, 2, 2, 3), np.float32)
+    p = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    for mean, std in (
+        (p * one, (p + 1) * one),
+        (p * one[..., :1, :1], (p + 1) * one[..., :1, :1]),
+    ):
+        statistics = Statistics(mean, std, np.full(3, 9), np.arange(20) % 3, (2, 3))
+        seen = assimilation.PointLikelihood(table(), statistics, range(10, 16))
+        assert torch.allclose(seen.y([0, 2]), torch.tensor([(0.5 - 1) / 2, -0.2]))
+        assert torch.allclose(seen.variance([0, 2]), torch.tensor([0.05**2, 0.1**2]))
 
 
 @pytest.mark.parametrize(

@@ -111,28 +111,51 @@ def fields(**kw):
     ).statistics
 
 
+def measured(file, of):
+    return climatology(file.read, (0, len(file.time)), file, of, World(), 5, None)
+
+
 def test_statistics_are_those_of_numpy(tmp_path):
     dataset().to_netcdf(tmp_path / "x.nc")
     f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
     x = f.read(0, 24).astype(float)
-    s = climatology(f, fields(frames=[4, 20]), World(), 5, None)
+    s = measured(f, fields(frames=[4, 20]))
     np.testing.assert_allclose(s.mean[0], x[4:20].mean(0), rtol=1e-5)
     var = x[4:20].var(0, ddof=1) * 17 / 16  # of a frame that is not in the mean
     np.testing.assert_allclose(s.std[0], np.sqrt(var), rtol=1e-5)
 
-    monthly = climatology(f, fields(phase="month"), World(), 5, None)
+    monthly = measured(f, fields(phase="month"))
     months = monthly.phases
     assert sorted(set(months)) == list(range(12)) and (monthly.count == 2).all()
     np.testing.assert_allclose(monthly.mean[3], x[months == 3].mean(0), rtol=1e-5)
 
 
+def test_statistics_of_a_channel_are_those_of_the_sphere(tmp_path):
+    dataset().to_netcdf(tmp_path / "x.nc")
+    f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    x = f.read(0, 24).astype(float)[:, 0]
+    s = measured(f, fields(per="channel"))
+    assert s.mean.shape == (1, 1, 1, 1) and s.shape == (1, *x.shape[1:])
+    lat = f.coords["lat"]
+    half = np.abs(np.diff(lat))[0] / 2
+    edges = np.deg2rad(np.clip(np.stack([lat - half, lat + half], 1), -90, 90))
+    w = np.diff(np.sin(edges)) * np.ones(x.shape[1:])
+    mean = np.average(x, weights=np.broadcast_to(w, x.shape))
+    var = np.average((x - mean) ** 2, weights=np.broadcast_to(w, x.shape))
+    np.testing.assert_allclose(s.mean.item(), mean, rtol=1e-6)
+    np.testing.assert_allclose(s.std.item(), np.sqrt(var * 24 / 23 * 25 / 24), rtol=1e-6)
+    m, d = s.at([3, 4], np.array([0, 0]), np.array([0, 17]))
+    assert (m == s.mean.item()).all() and (d == s.std.item()).all()
+    s.save(tmp_path / "statistics.h5")
+    again = type(s).load(tmp_path / "statistics.h5")
+    assert again.shape == s.shape and again.restore(np.ones((2, 1, 1, 1)), [0, 1]).shape[0] == 2
+
+
 def test_smoothing_keeps_the_mean_variance_of_a_periodic_row(tmp_path):
     dataset().to_netcdf(tmp_path / "x.nc")
     f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
-    raw = climatology(f, fields(phase="month"), World(), 24, None)
-    smooth = climatology(
-        f, fields(phase="month", smooth={"phases": 1.0, "degrees": 60}), World(), 24, None
-    )
+    raw = measured(f, fields(phase="month"))
+    smooth = measured(f, fields(phase="month", smooth={"phases": 1.0, "degrees": 60}))
     mean = [np.square(s.std.astype(float)).mean((0, 1, 3))[2] for s in (raw, smooth)]
     assert smooth.std.std() < raw.std.std() / 2
     # Only the exchange between latitudes may change the equator's mean.
@@ -144,9 +167,7 @@ def test_a_channel_that_never_varies_is_refused(tmp_path):
     d["2m_temperature"][:] = 5.0
     d.to_netcdf(tmp_path / "x.nc")
     with pytest.raises(BadInput, match="'2m_temperature' never varies"):
-        climatology(
-            GriddedFile(tmp_path / "x.nc", ["2m_temperature"]), fields(), World(), 24, None
-        )
+        measured(GriddedFile(tmp_path / "x.nc", ["2m_temperature"]), fields())
 
 
 def test_land_is_masked_and_a_gap_in_the_sea_is_not(tmp_path):
@@ -180,6 +201,32 @@ def test_land_is_masked_and_a_gap_in_the_sea_is_not(tmp_path):
     told = json.loads((tmp_path / "runs" / "sea" / "import" / "failure.json").read_text())
     assert "variable '2m_temperature' has 1 missing" in told["error"]
     assert "(frame 5)" in told["error"]
+
+
+def test_a_zarr_store_on_the_web(tmp_path):
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    pytest.importorskip("zarr")
+    pytest.importorskip("aiohttp")
+    d = dataset()
+    d.to_zarr(tmp_path / "x.zarr", zarr_format=2, consolidated=True)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *said):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        there = f"http://127.0.0.1:{server.server_port}"
+        f = GriddedFile(f"{there}/x.zarr", ["2m_temperature"])
+        np.testing.assert_array_equal(f.read(3, 5)[:, 0], d["2m_temperature"].values[3:5])
+        with pytest.raises(BadInput, match=r"nowhere.zarr: no such file"):
+            GriddedFile(f"{there}/nowhere.zarr", ["2m_temperature"])
+    finally:
+        server.shutdown()
 
 
 @samples

@@ -108,11 +108,9 @@ class Problem:
     def standardised_observations(self, frame: int) -> tuple[np.ndarray, ...]:
         r"""Channel, point, standardised value and standardised σ of one frame's observations."""
         at = self._rows[frame]
-        t, p = self.table, self.statistics.phase([self.analysed[0] + frame])[0]
+        t = self.table
         c, i = t.channel[at], t.point[at]
-        flat = (self.shape[0], -1)
-        mean = self.statistics.mean[p].reshape(flat)[c, i].astype(np.float64)
-        std = self.statistics.std[p].reshape(flat)[c, i].astype(np.float64)
+        mean, std = self.statistics.at(np.full(len(at), self.analysed[0] + frame), c, i)
         return c, i, (t.value[at] - mean) / std, np.sqrt(self.R.variance[at]) / std
 
     @cached_property

@@ -51,7 +51,7 @@ class Conditioned(Denoiser):
     ) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        shape = np.shape(statistics.mean)[1:]
+        shape = statistics.shape
         self.grid, points = shape[1:], int(np.prod(shape[1:]))
         frame, channel, point = (np.asarray(getattr(table, k)) for k in _PLACE)
         strange = sorted({int(c) for c in np.unique(channel)} - set(channels))
@@ -69,9 +69,7 @@ class Conditioned(Denoiser):
                 where="observations",
                 instead="Observe at the nearest points, or use method: diffusion.",
             )
-        phase = np.asarray(statistics.phase(np.asarray(frames)))[frame]
-        mean = np.asarray(statistics.mean).reshape(-1, shape[0], points)[phase, channel, point]
-        std = np.asarray(statistics.std).reshape(-1, shape[0], points)[phase, channel, point]
+        mean, std = statistics.at(np.asarray(frames)[frame], channel, point)
         shown = np.zeros(shape[0], np.int64)
         shown[list(channels)] = np.arange(len(channels))
         order = np.argsort(frame, kind="stable")

@@ -66,7 +66,7 @@ class PointLikelihood:
         value, error = (columns[k].astype(np.float64) for k in _COLUMNS[3:])
 
         if statistics is not None:
-            shape = np.shape(statistics.mean)[1:]
+            shape = statistics.shape
         if shape is None:
             raise BadInput("neither statistics nor a shape", where="PointLikelihood")
         if frames is not None:
@@ -82,17 +82,14 @@ class PointLikelihood:
 
         if statistics is not None and len(frame):
             absolute = np.arange(length) if frames is None else np.asarray(frames)
-            phase = np.asarray(statistics.phase(absolute))[frame]
-            mean = np.asarray(statistics.mean).reshape(-1, self.shape[0], self._points)
-            std = np.asarray(statistics.std).reshape(-1, self.shape[0], self._points)
-            scale = std[phase, channel, point].astype(np.float64)
+            mean, scale = statistics.at(absolute[frame], channel, point)
             _refuse(
                 ~(np.isfinite(scale) & (scale > 0)),
                 frame,
                 "lies where the state does not vary",
                 "Leave out observations of masked points.",
             )
-            value = (value - mean[phase, channel, point]) / scale
+            value = (value - mean) / scale
             error = error / scale
 
         order = np.argsort(frame, kind="stable")

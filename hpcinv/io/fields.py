@@ -47,13 +47,14 @@ class GriddedFile:
     r"""A file (netCDF, Zarr, GRIB, anything xarray opens) seen as frames of channels on a grid.
 
     Arguments:
-        path: The file, or a Zarr folder.
+        path: The file, a Zarr folder, or the address of a Zarr store (`gs://...`).
         variables: Names to read; a variable on levels becomes one channel a level.
         levels: Levels to keep; all by default.
         region: Ranges of `lat` and `lon` to keep, inclusive.
         time: First and last date to keep, ISO 8601, inclusive.
         select: Labels along further dimensions, e.g. `{number: 0}`.
         engine: xarray's engine, where it cannot guess.
+        options: Of the file system behind an address (fsspec), e.g. `{token: anon}`.
 
     Raises:
         BadInput: If the file cannot be opened, or something asked for is not in it.
@@ -61,21 +62,25 @@ class GriddedFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         variables: Sequence[str],
         levels: Sequence[float] | None = None,
         region: dict[str, tuple[float, float]] | None = None,
         time: tuple[str, str] | None = None,
         select: dict[str, float | str] | None = None,
         engine: str | None = None,
+        options: dict[str, str | bool] | None = None,
     ) -> None:
         import xarray as xr
 
-        self.path = Path(path)
-        if engine is None and self.path.is_dir():
+        far = "://" in str(path)
+        self.path = str(path) if far else Path(path)
+        if engine is None and (far or self.path.is_dir()):
             engine = "zarr"
         # cfgrib would write an index beside the user's file.
         how = {"backend_kwargs": {"indexpath": ""}} if engine == "cfgrib" else {}
+        if far:
+            how["storage_options"] = dict(options or {})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -86,7 +91,9 @@ class GriddedFile:
             raise BadInput(
                 f"the file cannot be opened ({type(e).__name__}: {e})",
                 self.path,
-                "Is it truncated, or does its format need an engine (netcdf4, zarr, cfgrib)?",
+                "Is the address right, and are the extra 'cloud' and a way out installed here?"
+                if far
+                else "Is it truncated, or does its format need an engine (netcdf4, zarr, cfgrib)?",
             ) from e
         for name in variables:
             if name not in data.data_vars:

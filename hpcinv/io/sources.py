@@ -7,16 +7,19 @@ way out. Nothing is installed and no root is needed.
 
 from __future__ import annotations
 
-__all__ = ["cached_debian", "fetch_debian"]
+__all__ = ["cached_debian", "fetch_debian", "keep_sample", "sampled"]
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadInput
+from .atomic import digest_bytes
 
 
 def cache() -> Path:
@@ -93,3 +96,17 @@ def fetch_debian(package: str, file: str, sha256: str) -> Path:
         shutil.copyfile(source, new)
         os.replace(new, place)
     return place
+
+
+def sampled(fields: dict[str, Any]) -> Path:
+    r"""Where the made-up sample of these fields is kept, whether it is there or not."""
+    name = digest_bytes(json.dumps(fields, sort_keys=True).encode())[:16]
+    return cache() / f"sample-{name}.nc"
+
+
+def keep_sample(data: Any, path: Path) -> None:
+    r"""Writes an xarray dataset as netCDF, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    data.to_netcdf(new, engine="netcdf4")
+    os.replace(new, path)

@@ -27,17 +27,41 @@ class Statistics:
     r"""Mean and standard deviation by phase.
 
     Arguments:
-        mean: :math:`\mu`, physical units, with shape :math:`(P, C, *grid)`.
+        mean: :math:`\mu`, physical units, with shape :math:`(P, C, *grid)`, or 1 instead of the
+            grid's sizes where a channel has one value for all points.
         std: :math:`s`, physical units, same shape; it includes the sampling error of the mean,
             a factor :math:`\sqrt{(n + 1) / n}` for n training frames of a phase.
         count: Training frames :math:`n` of each phase, with shape :math:`(P)`.
         phases: The phase of every frame of the store, with shape :math:`(L)`.
+        grid: The grid, where mean and std do not tell it.
     """
 
     mean: np.ndarray
     std: np.ndarray
     count: np.ndarray
     phases: np.ndarray
+    grid: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        r"""The shape :math:`(C, *grid)` of a state."""
+        return (self.mean.shape[1], *(self.grid or self.mean.shape[2:]))
+
+    def at(
+        self, frames: object, channel: np.ndarray, point: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        r"""Mean and standard deviation of single values, in float64, with shape :math:`(P)` each.
+
+        Arguments:
+            frames: The frame of each value, its number in the store, with shape :math:`(P)`.
+            channel: The channel of each value, with shape :math:`(P)`.
+            point: The flat grid point of each value, with shape :math:`(P)`.
+        """
+        _, *grid = self.shape
+        where = (self.phase(frames), channel, *np.unravel_index(point, grid))
+        # A view: nothing of the size of the grid is made.
+        mean, std = (np.broadcast_to(a, (len(a), *self.shape)) for a in (self.mean, self.std))
+        return mean[where].astype(np.float64), std[where].astype(np.float64)
 
     def phase(self, frames: object) -> np.ndarray:
         r"""The phases of some frames, given by their numbers in the store."""
@@ -91,6 +115,7 @@ class Statistics:
             for name in ("mean", "std", "count", "phases"):
                 f.create_dataset(name, data=getattr(self, name))
             f.attrs["digest"] = self.digest
+            f.attrs["grid"] = np.asarray(self.shape[1:], np.int64)
         sync(scratch)
         os.replace(scratch, path)
 
@@ -105,7 +130,8 @@ class Statistics:
 
         try:
             with h5py.File(path, "r") as f:
-                s = cls(*(f[k][()] for k in ("mean", "std", "count", "phases")))
+                arrays = (f[k][()] for k in ("mean", "std", "count", "phases"))
+                s = cls(*arrays, tuple(int(n) for n in f.attrs["grid"]))
                 told = f.attrs["digest"]
         except (OSError, KeyError) as e:
             raise BadInput(f"statistics cannot be read ({e})", path, "Run its job again.") from e

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from .areas import area_weights
 from .atomic import digest_array, roll
 from .statistics import Statistics
 
@@ -123,26 +124,8 @@ class TrajectoryStore:
         return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
 
     def weights(self) -> np.ndarray:
-        r"""Area weights of the grid, mean 1 over its valid points, with the grid's shape.
-
-        On a latitude–longitude grid a cell weighs :math:`\sin\phi_+ - \sin\phi_-` between its
-        bounds (midway between latitudes, the poles at the ends), times its width in longitude
-        when that varies; elsewhere all weigh alike.
-        """
-        w = np.ones(self.grid)
-        for axis, name in enumerate(self.coords):
-            if self.coord_attrs[name].get("standard_name") == "latitude":
-                lat = self.coords[name]
-                mid = (lat[1:] + lat[:-1]) / 2
-                ends = np.clip([1.5 * lat[0] - lat[1] / 2, 1.5 * lat[-1] - lat[-2] / 2], -90, 90)
-                bounds = np.concatenate([ends[:1], mid, ends[1:]])
-                shape = [1] * len(self.grid)
-                shape[axis] = len(lat)
-                w = w * np.abs(np.diff(np.sin(np.deg2rad(bounds)))).reshape(shape)
-        if self.mask is not None:
-            w = np.where(self.mask, w, 0.0)
-            return w * self.mask.sum() / w.sum()
-        return w / w.mean()
+        r"""Area weights of the grid (:func:`hpcinv.io.areas.area_weights`)."""
+        return area_weights(self.coords, self.coord_attrs, self.mask)
 
     def windows(self, length: int, within: tuple[int, int] | None = None) -> np.ndarray:
         r"""First frames of all windows of `length` frames that stay inside one segment.

@@ -117,7 +117,10 @@ class StoreWriter:
         import h5py
 
         frame = 4 * int(np.prod(self.shape))
-        chunk = (max(1, min(self.length, CHUNK // max(frame, 1))), *self.shape)
+        # Whole frames where they are small, else whole fields of some channels.
+        some = max(1, min(self.shape[0], CHUNK * self.shape[0] // max(frame, 1)))
+        frames = max(1, min(self.length, CHUNK // max(frame, 1)))
+        chunk = (frames, some, *self.shape[1:])
         whole = (self.length, *self.shape)
         self.shared = self.world.size > 1 and bool(h5py.get_config().mpi)
         if self.world.size == 1 or self.shared:
@@ -171,6 +174,10 @@ class StoreWriter:
         self.file["x"][at : at + len(block)] = block
         for k, x in enumerate(block):
             self.digests[start + k] = digest_array(x)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        r"""Frames [start, stop) that this rank has written, physical units, (n, C, *grid)."""
+        return self.file["x"][start - self.start : stop - self.start]
 
     def close(self) -> str:
         r"""Commits the store and returns its digest. Collective.

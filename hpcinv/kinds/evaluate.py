@@ -79,7 +79,8 @@ class Evaluate(Job):
         scale = None
         if store.statistics is not None:
             s = np.square(store.statistics.std, dtype=np.float64).mean(0)
-            scale = np.sqrt(np.average(s.reshape(len(s), -1), 1, store.weights().reshape(-1)))
+            s = np.broadcast_to(s, store.statistics.shape).reshape(len(s), -1)
+            scale = np.sqrt(np.average(s, 1, store.weights().reshape(-1)))
         card = scorecard(
             sums,
             channels=store.channels,

@@ -16,10 +16,27 @@ if TYPE_CHECKING:
     from .study import Study
 
 
+class Sample(Fields):
+    r"""A made-up atmosphere in ERA5's layout, to try a study before its data are here."""
+
+    frames: int = Field(ge=2, description="six-hourly states")
+    grid: tuple[int, int] = Field((32, 64), description="latitudes and longitudes")
+
+
 class Source(Fields):
-    r"""A file on this machine, or one of a Debian package."""
+    r"""A file on this machine or on the web, one of a Debian package, or a made-up one."""
 
     path: str | None = Field(None, description="netCDF, Zarr or GRIB; relative to the job file")
+    url: str | None = Field(
+        None, pattern="^[a-z0-9]+://", description="Zarr store: gs://, s3://, https://"
+    )
+    options: dict[str, str | bool] = Field(
+        {}, description="of the url's file system (fsspec), e.g. {token: anon}; no secrets"
+    )
+    shape: tuple[int, int, int] | None = Field(
+        None, description="channels, latitudes, longitudes expected of a url: plan counts on them"
+    )
+    sample: Sample | None = Field(None, description="made up on the spot; no observations")
     debian: str | None = Field(None, description="name of a Debian package")
     file: str | None = Field(None, description="path of the file in that package")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
@@ -28,8 +45,12 @@ class Source(Fields):
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if (self.path is None) == (self.debian is None):
-            raise ValueError("give either 'path' or 'debian' with 'file' and 'sha256'")
+        if sum(v is not None for v in (self.path, self.url, self.debian, self.sample)) != 1:
+            raise ValueError(
+                "give one of 'path', 'url', 'sample', or 'debian' with 'file' and 'sha256'"
+            )
+        if self.url is None and (self.options or self.shape):
+            raise ValueError("'options' and 'shape' belong to a 'url'")
         if self.debian is not None and (self.file is None or self.sha256 is None):
             raise ValueError("'debian' needs 'file' and 'sha256'")
         return self
@@ -55,6 +76,9 @@ class StatisticsFields(Fields):
 
     frames: tuple[int, int] = Field(description="half-open range of training frames")
     phase: Literal["month", "none"] = "month"
+    per: Literal["point", "channel"] = Field(
+        "point", description="'channel': one mean and deviation for all points of a channel"
+    )
     smooth: Smooth = Smooth()
 
 
@@ -124,17 +148,31 @@ class Import(Job):
 
     def external(self) -> dict[str, tuple[Path, str]]:
         # A package's file is known by its checksum, which stands in the job file.
+        # A web address is in the job file too: what it holds is taken not to change.
         s = self.source
         return {"source": (Path(s.path), s.verify)} if s.path is not None else {}
 
     def _local(self) -> Path | None:
-        from ..io.sources import cached_debian
+        r"""The file on this machine, if it is there."""
+        from ..io.sources import cached_debian, sampled
 
-        if self.source.path is not None:
-            return Path(self.source.path)
-        return cached_debian(self.source.file, self.source.sha256)
+        s = self.source
+        if s.path is not None:
+            return Path(s.path)
+        if s.debian is not None:
+            return cached_debian(s.file, s.sha256)
+        if s.sample is not None:
+            path = sampled(s.sample.model_dump())
+            return path if path.exists() else None
+        return None
 
     def fetch(self) -> None:
+        if self.source.sample is not None and self._local() is None:
+            from ..io.sources import keep_sample, sampled
+            from ..simulators.planetary_waves import planetary_waves
+
+            of = self.source.sample.model_dump()
+            keep_sample(planetary_waves(**of), sampled(of))
         if self.source.debian is not None:
             from ..io.sources import fetch_debian
 
@@ -153,15 +191,22 @@ class Import(Job):
             self.fetch()
         ctx.world.barrier("fetch")
         file = GriddedFile(
-            self._local(),
+            self.source.url or self._local(),
             list(self.variables),
             self.levels,
             self.region,
             self.time,
             self.select,
             self.source.engine,
+            self.source.options,
         )
         L = len(file.time)
+        found = (len(file.channels), *(len(c) for c in file.coords.values()))
+        if self.source.shape not in (None, found):
+            raise BadInput(
+                f"channels and grid are {list(found)}, not {list(self.source.shape)}", file.path,
+                "Mend 'source.shape', or choose other variables or levels.",
+            )  # fmt: skip
         lo, hi = ctx.world.share(0, L)
         step = max(1, (64 << 20) // max(1, 4 * len(file.channels) * _points(file)))
         mask = None
@@ -197,7 +242,7 @@ class Import(Job):
             time_units=file.time_units,
             calendar=file.calendar,
             mask=mask,
-            attributes={"source": file.path.name},
+            attributes={"source": str(file.path).rstrip("/").rpartition("/")[2]},
             world=ctx.world,
             fence=ctx.fence,
         )
@@ -208,7 +253,10 @@ class Import(Job):
             writer.write(t, np.nan_to_num(x, copy=False) if mask is not None else x)
             ctx.progress.update(min(t + step, hi) - lo, hi - lo)
         if self.statistics is not None:
-            writer.statistics = climatology(file, self.statistics, ctx.world, step, mask)
+            # Read back from the part: the file itself may be far away.
+            writer.statistics = climatology(
+                writer.read, (lo, hi), file, self.statistics, ctx.world, step, mask
+            )
         ctx.say(f"{L} frames, {len(file.channels)} channels on {'x'.join(map(str, writer.grid))}")
         return {"store": writer.close()}
 
@@ -216,18 +264,32 @@ class Import(Job):
         r"""Channels and grid of the store it will make, where a netCDF header tells them."""
         import netCDF4
 
+        s = self.source
+        if s.shape is not None:
+            return s.shape[0], s.shape[1:]
+        if s.sample is not None:
+            from ..simulators.planetary_waves import LEVELS, UPPER
+
+            upper = sum(v in UPPER for v in self.variables)
+            return len(self.variables) + upper * (len(self.levels or LEVELS) - 1), s.sample.grid
         local = self._local()
         if local is None or not local.is_file() or self.region:
             return None
         try:
             with netCDF4.Dataset(str(local)) as f:
-                first = f.variables[next(iter(self.variables))]
-                return len(self.variables) * len(self.levels or [0]), first.shape[-2:]
+                of = [f.variables[v] for v in self.variables]
+                # (time, level, lat, lon), or without level
+                deep = [v.shape[1] if v.ndim > 3 else 1 for v in of]
+                n = sum(len(self.levels or range(d)) if d > 1 else 1 for d in deep)
+                return n, of[0].shape[-2:]
         except (OSError, KeyError):  # another format, or a mistake that `check` tells
             return None
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
-        return {"source": self.source.path or f"{self.source.debian} (Debian)"}
+        s = self.source
+        if s.sample is not None:
+            return {"source": f"{s.sample.frames} made-up states"}
+        return {"source": s.path or s.url or f"{s.debian} (Debian)"}
 
 
 def _points(file) -> int:

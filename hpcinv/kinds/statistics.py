@@ -4,11 +4,13 @@ from __future__ import annotations
 
 __all__ = ["climatology", "name_missing"]
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import BadInput
+from ..io.areas import area_weights
 from ..io.fields import GriddedFile
 from ..io.statistics import Statistics
 from ..parallel import World
@@ -42,6 +44,8 @@ def name_missing(x: np.ndarray, start: int, file: GriddedFile, mask: np.ndarray 
 
 
 def climatology(
+    read: Callable[[int, int], np.ndarray],
+    own: tuple[int, int],
     file: GriddedFile,
     fields: StatisticsFields,
     world: World,
@@ -49,6 +53,15 @@ def climatology(
     mask: np.ndarray | None,
 ) -> Statistics:
     r"""Mean and unbiased variance by phase, in two passes over this rank's training frames.
+
+    Arguments:
+        read: Gives frames [start, stop) with shape :math:`(n, C, *grid)`, finite everywhere.
+        own: The frames, half-open, that this rank can read.
+        file: Where they came from: names and dates.
+        fields: What is asked for.
+        world: The ranks.
+        step: Frames read at once.
+        mask: Where the grid is valid, or None.
 
     Raises:
         BadInput: If a phase has fewer than two training frames, a channel never varies, or the
@@ -65,7 +78,11 @@ def climatology(
         dates = cftime.num2date(file.time, file.time_units, file.calendar)
         phases = np.array([d.month - 1 for d in dates])
     P = 12 if fields.phase == "month" else 1
-    shape = (P, len(file.channels), *(len(c) for c in file.coords.values()))
+    grid = tuple(len(c) for c in file.coords.values())
+    pooled = fields.per == "channel"
+    shape = (P, len(file.channels), *([1] * len(grid) if pooled else grid))
+    w = area_weights(file.coords, file.coord_attrs, mask)
+    w = w / w.sum()
     count = np.bincount(phases[a:b], minlength=P)
     if count.min() < 2:
         raise BadInput(
@@ -73,27 +90,28 @@ def climatology(
             file.path,
             "At least two are needed: widen 'statistics.frames' or set phase: none.",
         )
-    lo, hi = (a + i for i in world.share(0, b - a))
+    lo, hi = max(a, own[0]), min(b, own[1])
     n = count.reshape(-1, *[1] * (len(shape) - 1))
 
     def total(power: int, mean: np.ndarray | None) -> np.ndarray:
         s = np.zeros(shape)
         for t in range(lo, hi, step):
-            x = file.read(t, min(t + step, hi)).astype(np.float64)
-            if mask is not None:
-                x = np.where(mask, x, 0.0)
+            x = read(t, min(t + step, hi)).astype(np.float64)
             p = phases[t : t + len(x)]
-            np.add.at(s, p, x if mean is None else (x - mean[p]) ** power)
+            x = x if mean is None else (x - mean[p]) ** power
+            if pooled:
+                x = (w * x).sum(tuple(range(2, x.ndim)), keepdims=True)
+            np.add.at(s, p, x)
         return world.all_reduce(s)
 
     mean = total(1, None) / n
     var = total(2, mean) / (n - 1) * (n + 1) / n  # of a year that is not in the mean
-    valid = np.ones(shape[2:], bool) if mask is None else mask
+    valid = np.ones(shape[2:], bool) if mask is None or pooled else mask
     still = [c for c in range(shape[1]) if not var[:, c][:, valid].mean() > 0]
     if still:
         raise BadInput(f"channel '{file.channels[still[0]][0]}' never varies", file.path)
-    var = np.where(valid, _smooth(var, file, fields), 1.0)
-    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases)
+    var = np.where(valid, var if pooled else _smooth(var, file, fields), 1.0)
+    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases, grid)
 
 
 def _smooth(var: np.ndarray, file: GriddedFile, fields: StatisticsFields) -> np.ndarray:

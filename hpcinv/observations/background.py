@@ -42,14 +42,9 @@ def prior_predictive(
     if not len(placed):
         return mean, std
     operator = Operator(table.select(placed), store, start)
-    C = len(store.channels)
-    mu = store.statistics.mean.reshape(len(store.statistics.mean), C, -1).astype(np.float64)
-    sd = store.statistics.std.reshape(mu.shape).astype(np.float64)
     for f in np.unique(operator.table.frame):
         piece = operator.piece(operator.rows([int(f)]))
-        phase = store.statistics.phase(start + piece.frame)
-        m = mu[phase, piece.channel, piece.point]
-        s = sd[phase, piece.channel, piece.point]
+        m, s = store.statistics.at(start + piece.frame, piece.channel, piece.point)
         u = piece.linear(m)
         du = np.abs(piece.matrix) @ s
         at = placed[piece.rows]
