@@ -323,3 +323,21 @@ def test_picture_for_the_readme(tmp_path):
         truth_start=0, frame=2, table=random_points(truth, start=0, stop=L, points=5),
     )  # fmt: skip
     assert path.stat().st_size < 300_000 and Image.open(path).size[0] == 1100
+
+
+def test_winds_of_one_level_make_a_vector():
+    from types import SimpleNamespace
+
+    levels, names, standard = (250, 850), [], []
+    for part, name in (("u", "eastward_wind"), ("v", "northward_wind")):
+        names += [f"{part}_component_of_wind_{p}" for p in levels]
+        standard += [name] * len(levels)
+    store = SimpleNamespace(
+        channels=[*names, "t"], standard_names=[*standard, None], long_names=[None] * 5,
+        units=["m s-1"] * 4 + ["K"], grid=(4, 8),
+    )  # fmt: skip
+    assert [v.channels for v in views(store)[:2]] == [(0, 2), (1, 3)]
+    chosen = views(store, [names[1], names[3], "t"])
+    assert [v.channels for v in chosen] == [(1, 3), (1,), (3,), (4,)]
+    with pytest.raises(BadInput, match="no channel 'tt'"):
+        views(store, ["tt"])

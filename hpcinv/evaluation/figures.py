@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import BadInput, nearest
 from .charts import colour_bar
 from .maps import Canvas
 from .words import unit_text
@@ -58,8 +59,23 @@ class Sheet:
     ranges: list[tuple[str, float, float]] = field(default_factory=list)
 
 
-def views(store: Any) -> list[View]:
-    r"""Vectors first, then every channel alone (at most six)."""
+MOST = 6
+
+
+def views(store: Any, channels: Sequence[str] | None = None) -> list[View]:
+    r"""Vectors first, then channels alone.
+
+    Arguments:
+        store: Names, standard names, units and grid.
+        channels: Those to look at; by default the first ones, and at most six views.
+
+    Raises:
+        BadInput: If the store has no such channel.
+    """
+    for c in channels or ():
+        if c not in store.channels:
+            raise BadInput(f"no channel '{c}' to show", "report", nearest(c, store.channels))
+    chosen = list(channels or store.channels[:MOST])
     names = getattr(store, "standard_names", None) or [None] * len(store.channels)
     long = getattr(store, "long_names", None) or [None] * len(store.channels)
     units = [unit_text(u) for u in store.units]
@@ -67,15 +83,16 @@ def views(store: Any) -> list[View]:
     found = []
     if rank == 2:
         for i, j in _vectors(store.channels, names):
-            if units[i] == units[j]:
+            if units[i] == units[j] and {store.channels[i], store.channels[j]} <= set(chosen):
                 what = names[i].split("_", 1)[1] if names[i] and "_" in names[i] else None
                 title = f"{(what or f'{store.channels[i]} and {store.channels[j]}').capitalize()}"
                 found.append(View(f"{title}: speed and direction", (i, j), units[i], rank))
-    for c, channel in enumerate(store.channels[:6]):
+    for channel in chosen:
+        c = list(store.channels).index(channel)
         known = names[c] or long[c]
         title = f"{channel} ({known.replace('_', ' ').lower()})" if known else channel
         found.append(View(title, (c,), units[c], rank))
-    return found
+    return found if channels else found[:MOST]
 
 
 def _vectors(channels: Sequence[str], standard: Sequence[str | None]) -> list[tuple[int, int]]:
@@ -87,7 +104,17 @@ def _vectors(channels: Sequence[str], standard: Sequence[str | None]) -> list[tu
                 for x, y in names:
                     if i != j and x.startswith(first) and y == second + x[len(first) :]:
                         pairs.append((i, j))
-    return list(dict.fromkeys(pairs))
+    # On many levels a standard name has many partners: the one whose name differs in one letter.
+    beside = [(i, j) for i, j in pairs if _letters(channels[i], channels[j]) == 1]
+    alone = [(i, j) for i, j in pairs if sum(i == k for k, _ in pairs) == 1]
+    return list(dict.fromkeys(sorted(beside + alone)))
+
+
+def _letters(a: str, b: str) -> int | None:
+    r"""In how many letters two names of one length differ."""
+    if len(a) != len(b):
+        return None
+    return sum(x != y for x, y in zip(a, b, strict=True))
 
 
 def telling_frames(rmse: Sequence[float]) -> tuple[int, int]:

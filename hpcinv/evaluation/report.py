@@ -46,6 +46,7 @@ def report(
     table: Any = None,
     provenance: Mapping[str, Any] | None = None,
     about: str = "",
+    channels: Sequence[str] | None = None,
     width: int = 1000,
 ) -> Path:
     r"""Writes the page, atomically.
@@ -62,6 +63,7 @@ def report(
         table: The observations, for the points on the maps and their count.
         provenance: How it was made: nested mappings of JSON-like values, shown as they are.
         about: A sentence or two on what was done, in words.
+        channels: Channels on the maps; by default the first few.
         width: Width of the images, pixels.
 
     Raises:
@@ -74,7 +76,7 @@ def report(
         )
     when = frame_names(truth, truth_start, truth_start + length)
     typical, worst = telling_frames(card["methods"][main]["frames"]["rmse"])
-    canvas, looks = Canvas(truth, width), views(truth)
+    canvas, looks = Canvas(truth, width), views(truth, channels)
     wanted = [(v, typical) for v in looks] + ([(looks[0], worst)] if worst != typical else [])
     sheets = []
     for k in dict.fromkeys(f for _, f in wanted):
@@ -124,6 +126,7 @@ def picture(
     truth_start: int,
     frame: int,
     table: Any = None,
+    channels: Sequence[str] | None = None,
     width: float = 10.0,
     dpi: int = 110,
 ) -> Path:
@@ -142,7 +145,7 @@ def picture(
     from PIL import Image
 
     main = next(iter(results))
-    canvas, view = Canvas(truth, 900), views(truth)[0]
+    canvas, view = Canvas(truth, 900), views(truth, channels)[0]
     y = truth.read(truth_start + frame, truth_start + frame + 1)[0]
     x = np.stack([np.asarray(results[main].read(m, frame, frame + 1))[0] for m in members])
     when = frame_names(truth, truth_start, truth_start + frame + 1)[-1]

@@ -107,21 +107,27 @@ class TrajectoryStore:
         return cftime.num2date(self.time, self.time_units, self.calendar)
 
     def context(self, frames: object = None) -> np.ndarray | None:
-        r"""What a denoiser is told of each frame: sine and cosine of the time of year.
+        r"""What a model is told of each frame: sine and cosine of the time of year, and those of
+        the time of day (UTC) where frames are less than a day apart.
 
         Returns:
-            An array with shape :math:`(L, 2)`, or None for a store without a calendar.
+            An array with shape :math:`(L, 2)` or :math:`(L, 4)`, or None for a store without a
+            calendar.
         """
         if self._context is None and " since " not in self.time_units:
             return None
-        table = self._context if self._context is not None else self._time_of_year
+        table = self._context if self._context is not None else self._times
         return table if frames is None else table[np.asarray(frames, dtype=np.int64)]
 
     @cached_property
-    def _time_of_year(self) -> np.ndarray:
-        days = np.array([d.dayofyr - 1 + (d.hour + d.minute / 60) / 24 for d in self.dates()])
-        angle = 2 * np.pi * days / 365.25
-        return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+    def _times(self) -> np.ndarray:
+        dates = self.dates()
+        hour = np.array([d.hour + d.minute / 60 for d in dates])
+        days = np.array([d.dayofyr - 1 for d in dates]) + hour / 24
+        angles = [2 * np.pi * days / 365.25]
+        if len(set(hour)) > 1:
+            angles.append(2 * np.pi * hour / 24)
+        return np.stack([f(a) for a in angles for f in (np.sin, np.cos)], -1).astype(np.float32)
 
     def weights(self) -> np.ndarray:
         r"""Area weights of the grid (:func:`hpcinv.io.areas.area_weights`)."""

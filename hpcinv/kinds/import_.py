@@ -30,8 +30,8 @@ class Source(Fields):
     url: str | None = Field(
         None, pattern="^[a-z0-9]+://", description="Zarr store: gs://, s3://, https://"
     )
-    options: dict[str, str | bool] = Field(
-        {}, description="of the url's file system (fsspec), e.g. {token: anon}; no secrets"
+    options: dict[str, str | bool] | None = Field(
+        None, description="of the url's file system (fsspec), e.g. {token: anon}; no secrets"
     )
     shape: tuple[int, int, int] | None = Field(
         None, description="channels, latitudes, longitudes expected of a url: plan counts on them"
@@ -154,7 +154,7 @@ class Import(Job):
 
     def _local(self) -> Path | None:
         r"""The file on this machine, if it is there."""
-        from ..io.sources import cached_debian, sampled
+        from ..io.sources import cached_debian
 
         s = self.source
         if s.path is not None:
@@ -162,17 +162,22 @@ class Import(Job):
         if s.debian is not None:
             return cached_debian(s.file, s.sha256)
         if s.sample is not None:
-            path = sampled(s.sample.model_dump())
+            path = self._sample()
             return path if path.exists() else None
         return None
 
+    def _sample(self) -> Path:
+        from ..io.sources import sampled
+        from ..simulators.planetary_waves import VERSION
+
+        return sampled({"version": VERSION, **self.source.sample.model_dump()})
+
     def fetch(self) -> None:
         if self.source.sample is not None and self._local() is None:
-            from ..io.sources import keep_sample, sampled
+            from ..io.sources import keep_sample
             from ..simulators.planetary_waves import planetary_waves
 
-            of = self.source.sample.model_dump()
-            keep_sample(planetary_waves(**of), sampled(of))
+            keep_sample(planetary_waves(**self.source.sample.model_dump()), self._sample())
         if self.source.debian is not None:
             from ..io.sources import fetch_debian
 

@@ -6,6 +6,8 @@ __all__ = ["Report"]
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from ..errors import BadInput
 from .base import Context, Job, Ref
 
@@ -24,6 +26,9 @@ class Report(Job):
     truth: Annotated[str, Ref("store")]
     frames: tuple[int, int]
     observations: Annotated[str | None, Ref("observations")] = None
+    channels: list[str] | None = Field(
+        None, min_length=1, description="channels on the maps; default: the first few"
+    )
 
     thing: ClassVar[str] = "report"
 
@@ -59,6 +64,7 @@ class Report(Job):
                 "truth": store,
                 "truth_start": self.frames[0],
                 "table": table,
+                "channels": self.channels,
             }
             path = report(
                 ctx.folder / "report.html",

@@ -149,6 +149,15 @@ class Train(Job):
     def _learner(self, store: Any, held: Any):
         C, grid = len(store.channels), list(store.grid)
         fields = self.model.build_fields()
+        told = store.context([0])
+        told = 0 if told is None else told.shape[1]
+        if fields.get("context", 0) > told:
+            raise BadInput(
+                f"'model.context' is {fields['context']}, but the frames tell {told} numbers of "
+                "their dates",
+                store.folder,
+                f"Write model: {{context: {told}}}.",
+            )
         if self.model.name == "autoencoder":
             from ..training.autoencoder import AutoencoderLearner
             from .training_data import latitude_longitude

@@ -113,7 +113,7 @@ class Autoencoder(nn.Module):
         if self.context:
             if context is None:
                 context = x.new_zeros(len(x), self.context)
-            field = context.to(x)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            field = context[:, : self.context, None, None].to(x).expand(-1, -1, *x.shape[-2:])
             x = torch.cat([x, field], dim=1)
         return self.position(x)
 

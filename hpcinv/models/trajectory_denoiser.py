@@ -223,7 +223,7 @@ class TrajectoryDenoiser(Denoiser):
         alpha, sigma = alpha.to(x_t), sigma.to(x_t)
         if context is None:
             context = x_t.new_zeros(b, n, self.context)
-        context = context.expand(b, n, self.context)
+        context = context[..., : self.context].expand(b, n, self.context)
         unit = torch.rsqrt(alpha**2 + sigma**2)
 
         def column(v: Tensor) -> Tensor:

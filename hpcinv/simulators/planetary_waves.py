@@ -13,7 +13,7 @@ those of WeatherBench 2 (Rasp et al., 2024).
 
 from __future__ import annotations
 
-__all__ = ["LEVELS", "SURFACE", "UPPER", "planetary_waves"]
+__all__ = ["LEVELS", "SURFACE", "UPPER", "VERSION", "planetary_waves"]
 
 from typing import TYPE_CHECKING
 
@@ -37,9 +37,10 @@ SURFACE = {
     "10m_v_component_of_wind": ("m s**-1", "northward_wind"),
     "mean_sea_level_pressure": ("Pa", "air_pressure_at_mean_sea_level"),
     "surface_pressure": ("Pa", "surface_air_pressure"),
-    "total_precipitation_6hr": ("m", None),
+    "total_column_water_vapour": ("kg m**-2", "atmosphere_mass_content_of_water_vapor"),
 }
 WAVES = 40
+VERSION = 1  # of the numbers made: a kept sample of another version is not used
 
 
 def planetary_waves(
@@ -119,13 +120,14 @@ def planetary_waves(
         flat["surface_pressure"][k] = flat["mean_sea_level_pressure"][k] * (
             1 - 0.1 * np.exp(-(((lam - 1.6) / 0.5) ** 2) - ((phi - 0.6) / 0.3) ** 2)
         )  # one mountain
-        flat["total_precipitation_6hr"][k] = 2e-3 * np.clip(-height[6] / 3e3 + 22.5, 0, None)
+        flat["total_column_water_vapour"][k] = (
+            np.trapezoid(out["specific_humidity"][k], 100.0 * np.array(LEVELS), axis=0) / GRAVITY
+        )
     upper, surface = ("time", "level", "longitude", "latitude"), ("time", "longitude", "latitude")
     data = {}
     for names, arrays, dims in ((UPPER, out, upper), (SURFACE, flat, surface)):
         for name, (units, standard) in names.items():
-            attrs = {"units": units} | ({"standard_name": standard} if standard else {})
-            data[name] = (dims, arrays[name], attrs)
+            data[name] = (dims, arrays[name], {"units": units, "standard_name": standard})
     coords = {
         "time": ("time", hours * np.arange(frames), {
             "units": "hours since 2020-01-01", "calendar": "standard",

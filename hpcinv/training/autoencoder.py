@@ -89,19 +89,17 @@ class AutoencoderLearner(Learner):
         if self.held is None or len(self.held) == 0:
             return extra
         residuals, power = [], 0.0
-        for number in range(len(self.held)):
+        # Evenly spaced, so that all seasons are among them: of a large state few fit in memory.
+        most = min(len(self.held), max(self.terms.residuals, 1))
+        for number in np.linspace(0, len(self.held) - 1, most).round().astype(int).tolist():
             sample = self.held.sample(0, number)
             x = torch.from_numpy(sample["x"])
             context = torch.from_numpy(sample["context"]) if module.context else None
             residuals.append(x - module.decode(module.encode(x, context), context))
-            power += float((self.weights * x.square()).mean()) / len(self.held)
+            power += float((self.weights * x.square()).mean()) / most
         r = torch.cat(residuals)
         extra["held_states"] = len(r)
         extra["held_error"] = float((self.weights * r.square()).mean()) / max(power, 1e-30)
         if self.terms.residuals and self.lat is not None and self.lon is not None:
-            # Evenly spaced, so that all seasons are among those kept.
-            kept = np.unique(np.linspace(0, len(r) - 1, min(len(r), self.terms.residuals)).round())
-            DecoderError(
-                r[kept.astype(int)].numpy(), self.lat, self.lon, self.terms.residual_length_km
-            ).save(folder)
+            DecoderError(r.numpy(), self.lat, self.lon, self.terms.residual_length_km).save(folder)
         return extra

@@ -116,7 +116,12 @@ class AutoencoderConfig(_Model):
     width: Annotated[int, Field(gt=0, description="features on the latent grid")] = 64
     depth: Annotated[int, Field(ge=0, description="residual blocks on each side")] = 0
     position: Annotated[int, Field(ge=0, description="learnt position features")] = 4
-    context: Annotated[int, Field(ge=0, description="context features of a state")] = 0
+    context: Annotated[
+        int,
+        Field(
+            ge=0, description="of the date of a state: 2 for the time of year, 4 with that of day"
+        ),
+    ] = 0
     bound: Annotated[float, Field(gt=0, description="value at which latents saturate")] = 8.0
     periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
 
@@ -152,7 +157,12 @@ class TrajectoryDenoiserConfig(_Model):
     depth: Annotated[int, Field(gt=0, description="space-time blocks")] = 4
     heads: Annotated[int, Field(ge=0, description="attention heads, 0 for convolutions only")] = 0
     position: Annotated[int, Field(ge=0, description="learnt position features")] = 4
-    context: Annotated[int, Field(ge=0, description="context features of a frame")] = 2
+    context: Annotated[
+        int,
+        Field(
+            ge=0, description="of the date of a frame: 2 for the time of year, 4 with that of day"
+        ),
+    ] = 2
     modes: Annotated[int, Field(ge=0, description="modes of the Gaussian skip, 0 for none")] = 0
     sigma_min: Annotated[float, Field(gt=0, description="smallest noise level")] = 0.02
     sigma_max: Annotated[float, Field(gt=0, description="largest noise level")] = 20.0
