@@ -46,6 +46,7 @@ def unit_text(unit: str | None) -> str:
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     if re.fullmatch(r"[A-Z]+/[A-Z]+", unit):
         unit = unit.lower()  # the capitals of old files: M/S
+    unit = unit.replace("**", "")  # ECMWF's m s**-1
     text = re.sub(r"(?<=[A-Za-z])(-?\d+)", lambda m: m[1].translate(raised), unit)
     return text.replace(" ", "\u00a0")  # a unit does not break over lines
 

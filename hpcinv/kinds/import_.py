@@ -5,9 +5,9 @@ from __future__ import annotations
 __all__ = ["Import"]
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import BadInput, nearest
 from .base import Context, Fields, Job
@@ -101,6 +101,12 @@ class Import(Job):
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "store"
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _dates(cls, value: Any) -> Any:
+        # YAML reads 2018-01-01 as a date and 1982 as a number.
+        return [str(v) for v in value] if isinstance(value, list | tuple) else value
 
     def check(self, name: str, study: Study) -> None:
         s = self.source

@@ -1,0 +1,55 @@
+r"""The study of ERA5: planned for public centres at full size, run whole at the smallest."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CENTRES = ("jean-zay", "leonardo", "lumi", "perlmutter", "juwels-booster")
+
+
+def hpcinv(*args, **kw):
+    return subprocess.run(
+        [sys.executable, "-m", "hpcinv", *map(str, args)], capture_output=True, text=True, **kw
+    )
+
+
+@pytest.mark.parametrize("centre", CENTRES)
+def test_every_script_of_the_full_study_is_rendered(tmp_path, centre):
+    done = hpcinv(
+        "plan", ROOT / "jobs/era5", "--preset", "full", "--cluster", centre,
+        "--sbatch", tmp_path / "out", "--runs", tmp_path / "runs", env=None,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "507 M" in done.stdout and "982 M" in done.stdout  # Appa's two models
+    scripts = sorted((tmp_path / "out").glob("*.sbatch"))
+    # Ten jobs, of which two are arrays with a join step each.
+    assert len(scripts) == 12
+    for script in scripts:
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
+        assert "--launcher none" in script.read_text()
+    array = next(s for s in scripts if s.name.endswith("reanalysis.array.sbatch")).read_text()
+    assert "--array=0-63%8" in array and "--nodes=7" in array
+
+
+def test_the_chain_runs_whole(tmp_path):
+    done = hpcinv("run", ROOT / "jobs/era5", "--preset", "smoke", "--runs", tmp_path, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    import xarray as xr
+
+    study = tmp_path / "era5"
+    with xr.open_dataset(study / "reanalysis" / "analysis.nc") as a:
+        assert a["temperature_500"].attrs["units"] == "K"
+        t = a["temperature_500"].values
+    assert t.shape == (2, 16, 32, 64) and 180 < t.min() and t.max() < 320
+    card = json.loads((study / "evaluate" / "scores.json").read_text())
+    assert set(card["methods"]) == {"reanalysis", "forecast", "climatology"}
+    assert len(card["channels"]) == 71 and np.isfinite(
+        card["methods"]["reanalysis"]["pooled"]["crps"]["value"]
+    )
+    page = (study / "report" / "report.html").read_text()
+    assert "Can I trust this?" in page and len(page) < 6e6
