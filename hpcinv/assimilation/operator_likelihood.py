@@ -61,7 +61,6 @@ class OperatorLikelihood:
         self._statistics, self._decoder, self._error = statistics, decoder, decoder_error
         self._context = context
         self._grid = int(np.prod(store.grid))
-        self._channels = len(store.channels)
         self._operator = Operator(table, store, int(self._frames[0]))
         self._R = ErrorCovariance(table, errors)
         self._scale = np.sqrt(self._R.variance)
@@ -83,10 +82,8 @@ class OperatorLikelihood:
             p = self._operator.piece(self._operator.rows([f]))
             mean, std = np.zeros(len(p.point)), np.ones(len(p.point))
             if self._statistics is not None:
-                k = int(self._statistics.phase([self._frames[f]])[0])
-                flat = (self._channels, -1)
-                mean = self._statistics.mean[k].reshape(flat)[p.channel, p.point]
-                std = self._statistics.std[k].reshape(flat)[p.channel, p.point]
+                when = np.full(len(p.point), self._frames[f])
+                mean, std = self._statistics.at(when, p.channel, p.point)
             as_tensor = lambda x: torch.from_numpy(np.asarray(x, np.float64)).to(self.dtype)  # noqa: E731
             self._seen[f] = p, as_tensor(mean), as_tensor(std)
         return self._seen[f]
