@@ -19,6 +19,7 @@ BUILT_IN = {
     "spectrum": "spectrum:Spectrum",
     "lorenz63": "lorenz:Lorenz63",
     "lorenz96": "lorenz:Lorenz96",
+    "kolmogorov": "kolmogorov:Kolmogorov",
 }
 
 
