@@ -58,7 +58,7 @@ def run(
 
     if launcher not in ("auto", "none"):
         raise BadInput(f"unknown launcher '{launcher}'", "--launcher", "Write auto or none.")
-    if path.name == "job.yaml" and (path.parent / "manifest.json").exists():
+    if path.name == "job.yaml" and path.is_file() and _resolved(path):
         from .kinds.execute import execute
 
         if overrides or preset or fresh:
@@ -72,6 +72,12 @@ def run(
     from .launch.run_here import run_here
 
     raise typer.Exit(run_here(study, _runs(runs), ranks, fresh))
+
+
+def _resolved(path: Path) -> bool:
+    """Whether a job file is that of a run folder, made by a command or by hand."""
+    with open(path) as f:
+        return ", resolved from " in f.readline()
 
 
 def _as_rank(study, runs: Path, ranks: int | None, fresh: bool) -> int:
@@ -141,7 +147,7 @@ def plan(
 
     from .kinds.study import load
     from .launch.estimate import estimate_table, estimates
-    from .launch.plan import plan_table, write_scripts
+    from .launch.plan import plan_table
     from .launch.profile import load_profile
 
     study = load(path, preset, overrides or [])
@@ -155,6 +161,8 @@ def plan(
     if unknown:
         print(f"what {', '.join(unknown)} will hold is known once the data are there")
     if sbatch is not None:
+        from .launch.by_hand import write_scripts
+
         for script in write_scripts(study, _runs(runs), profile, sbatch):
             print(script)
 

@@ -1,11 +1,22 @@
-r"""The two ways a run ends that are not a crash: bad input, and an early, resumable stop."""
+r"""How a run ends that is not well: bad input, an early and resumable stop, and what the sbatch
+script is told of it."""
 
 from __future__ import annotations
 
-__all__ = ["EXIT_BAD_INPUT", "EXIT_FAILED", "EXIT_STOPPED", "BadInput", "Stopped", "nearest"]
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_FAILED",
+    "EXIT_STOPPED",
+    "BadInput",
+    "Stopped",
+    "nearest",
+    "tell_script",
+]
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
 
@@ -33,6 +44,25 @@ class BadInput(ValueError):
 
 class Stopped(Exception):
     r"""The job was asked to stop, saved its state and can be resumed (exit code 75)."""
+
+
+def tell_script(code: int | None = None) -> bool:
+    r"""Tells the sbatch script that the ranks have met: what follows is no failed launch.
+
+    Arguments:
+        code: The exit code the script shall believe, where ranks of a lost node hide it from srun.
+
+    Returns:
+        Whether there is a script to tell.
+    """
+    mark = os.environ.get("HPCINV_MET")
+    if mark is None:
+        return False
+    try:
+        Path(mark).write_text("" if code is None else f"{code}")
+    except OSError:  # a full disk: then the launch counts as failed, and is tried again
+        return False
+    return True
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -5,7 +5,9 @@ at its own place now and then. When a rank has waited longer than the limit, it 
 a file in a folder that all see, where they are, and prints what they answered: which rank is
 missing, and what it does instead. Where all ranks wait, nobody will ever come: then the job ends.
 So it does where a rank has given no answer twice; once may be a library that keeps the
-interpreter's lock over a long write. Where some still compute, waiting goes on.
+interpreter's lock over a long write. Slurm may not know that its node was lost (one that is back
+at once looks well), so the sbatch script is told to start the job again. Where some still
+compute, waiting goes on.
 
 The limit is five minutes, or `HPCINV_COLLECTIVE_TIMEOUT` seconds; 0 turns the watch off.
 """
@@ -22,7 +24,7 @@ import time
 import traceback
 from pathlib import Path
 
-from .errors import EXIT_FAILED
+from .errors import EXIT_FAILED, EXIT_STOPPED, tell_script
 
 LIMIT = "HPCINV_COLLECTIVE_TIMEOUT"
 
@@ -85,10 +87,11 @@ class Watch(threading.Thread):
             else:
                 self._answer(question)
                 time.sleep(4 * self.pause)
-                hopeless = self._report()
+                hopeless, lost = self._report()
                 question.unlink(missing_ok=True)
                 if hopeless:
-                    os._exit(EXIT_FAILED)
+                    again = lost and tell_script(EXIT_STOPPED)
+                    os._exit(EXIT_STOPPED if again else EXIT_FAILED)
             self._reported = time.monotonic()
         elif question.exists():
             self._answer(question)
@@ -111,9 +114,8 @@ class Watch(threading.Thread):
         scratch.write_text(json.dumps({"asked": asked, **said}))
         os.replace(scratch, self.folder / f"{self.rank}.json")
 
-    def _report(self) -> bool:
-        r"""Prints where the ranks are; tells whether that will never change."""
-
+    def _report(self) -> tuple[bool, bool]:
+        r"""Prints where the ranks are; tells whether that will never change, and some are lost."""
         asked, places = self._answered, {}
         for rank in range(self.size):
             try:
@@ -143,4 +145,4 @@ class Watch(threading.Thread):
         if hopeless:
             lines.append("  nobody else will come: the job ends")
         print("\n".join(lines), file=sys.stderr, flush=True)
-        return hopeless
+        return hopeless, bool(gone)

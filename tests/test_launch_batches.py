@@ -12,7 +12,7 @@ from hpcinv.errors import BadInput
 from hpcinv.kinds.study import load
 from hpcinv.launch import send as sending
 from hpcinv.launch.batches import ARRAY, JOIN, Batch, cut, expand, spec
-from hpcinv.launch.plan import write_scripts
+from hpcinv.launch.by_hand import write_scripts
 from hpcinv.launch.profile import Profile, load_profile
 from hpcinv.launch.script import render, scripts
 from hpcinv.launch.slurm import queue
@@ -68,13 +68,27 @@ def test_a_hundred_thousand_tasks_are_a_hundred_calls(study, tmp_path):
 
 
 def run_script(text, tmp_path, index, codes):
-    """Runs a script with an srun that notes the task and ends with the code meant for it."""
+    """Runs a script with an srun that notes the task and ends with the code meant for it.
+
+    Of a code "-1" the launch fails, which srun calls a success; "-2" fails the first time only.
+    """
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
     notes = tmp_path / "notes"
     for name, body in (
-        ("srun", f'echo "$HPCINV_TASK" >>{notes}; set -- {codes}; shift $HPCINV_TASK; exit $1'),
+        (
+            "srun",
+            f"""
+echo "$HPCINV_TASK" >>{notes}
+set -- {codes}
+shift $HPCINV_TASK
+[ "$1" != -1 ] || exit 0
+[ "$1" != -2 ] || [ $(grep -cx "$HPCINV_TASK" {notes}) -gt 1 ] || exit 1
+mkdir -p "${{HPCINV_MET%/*}}"; touch "$HPCINV_MET"
+exit ${{1#-2}}""",
+        ),
         ("scontrol", f'echo "$@" >>{notes}'),
+        ("sleep", "true"),
     ):
         path = tools / name
         path.write_text(f"#!/bin/bash\n{body}\n")
@@ -103,6 +117,9 @@ def test_packed_tasks_run_in_a_row_and_the_last_block_may_be_short(study, tmp_pa
     # One that fails does not keep the others from running; one that is stopped does.
     assert run_script(text, tmp_path, 1, "0 0 0 0 1 0 0 0") == (1, ["3", "4", "5"])
     assert run_script(text, tmp_path, 1, "0 0 0 0 75 0 0 0") == (0, ["3", "4", "requeue 7"])
+    # A launch that fails is tried again: three times, and its word for success is not taken.
+    assert run_script(text, tmp_path, 1, "0 0 0 -2 0 -1 0 0") == (1, ["3", "3", "4", *"555"])
+    assert not list((tmp_path / "oi" / "logs").iterdir())
 
 
 def test_text_of_users_reaches_the_shell_quoted_or_not_at_all(study, tmp_path):
@@ -113,7 +130,7 @@ def test_text_of_users_reaches_the_shell_quoted_or_not_at_all(study, tmp_path):
     body = text[text.index("set -u") :]
     assert "hpcinv run '" in body
     done = subprocess.run(
-        ["bash", "-c", "srun() { printf '%s\\n' \"$A\" \"$@\"; }\n" + body],
+        ["bash", "-c", "sleep() { :; }; srun() { printf '%s\\n' \"$A\" \"$@\"; }\n" + body],
         env={"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n"},
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip

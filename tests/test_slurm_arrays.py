@@ -126,6 +126,18 @@ def test_cancel_and_submit_again(cluster, tmp_path):
     assert not re.search("tiny/oi", hpcinv("cancel", "tiny"))
 
 
+def test_sent_by_hand_it_is_the_same(cluster, tmp_path):
+    hpcinv = Command(cluster, tmp_path)
+    hpcinv("plan", hpcinv.study, array(tasks=2), "--sbatch", tmp_path / "scripts")
+    hpcinv.slurm("bash", tmp_path / "scripts" / "submit.sh")
+    scores = hpcinv.runs / "tiny" / "evaluate"
+    hpcinv.until(lambda: (scores / "manifest.json").exists())
+    hpcinv.until(lambda: hpcinv.manifest(scores)["state"] == "complete")
+    rows = hpcinv.json("status", "tiny")
+    assert [(r["state"], r["attempt"]) for r in rows] == [("complete", 1)] * 4
+    assert hpcinv.manifest()["outputs"] == hpcinv.whole()
+
+
 @pytest.mark.slow
 def test_waves_where_a_site_limits_submitted_jobs(cluster, tmp_path):
     from hpcinv.launch.profile import load_profile

@@ -14,7 +14,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, BadInput, Stopped
+from ..errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, BadInput, Stopped, tell_script
 from ..io.atomic import roll
 from ..parallel import World, connect, launched
 from ..runs.folder import Fenced, RunFolder
@@ -55,6 +55,8 @@ def execute(path: Path, ranks: int | None = None) -> int:
     world: World | None = None
     try:
         world = connect("none" if step == arrays.JOIN else job.backend, rendezvous=top.logs)
+        if world.rank == 0:
+            tell_script()
         return world.finish(_run(job, folder, step, world, stop, threads))
     except Fenced as e:
         print(f"hpcinv: {e}", file=sys.stderr)
@@ -79,6 +81,9 @@ def _run(
         block = arrays.block(len(block), job.resources.array.tasks, step)
     state = parts = None
     if world.rank == 0:
+        top = RunFolder(folder.run)
+        if not top.exists:  # sent by hand
+            top.prepare((top.path / "job.yaml").read_text(), job.kind)
         (folder.path / "failure.json").unlink(missing_ok=True)  # an earlier attempt's
         try:
             inputs = input_digests(folders, job)
@@ -170,6 +175,7 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
         "traceback": traceback.format_exc(),
     }
     first = True
+    tell_script()  # whichever rank this is: it runs, and says itself what is wrong
     try:
         folder.path.mkdir(parents=True, exist_ok=True)  # a task may fail before it has begun
         with open(folder.path / "failure.json", "x") as f:

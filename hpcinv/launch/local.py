@@ -59,7 +59,8 @@ def environment(ranks: int, threads: int) -> dict[str, str]:
     # A rank must not think itself part of a job step that merely started this process, nor mpirun
     # of a process that began MPI by itself (Open MPI leaves its marks in the environment).
     foreign = ("PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE_", "OMPI_MCA_ess",
-               "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "HPCINV_TASK")  # fmt: skip
+               "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "HPCINV_TASK",
+               "HPCINV_MET")  # fmt: skip
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env.update(HPCINV_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     env.setdefault("PYTHONUNBUFFERED", "1")

@@ -2,19 +2,17 @@ r"""`hpcinv plan`: what a study would do, and what it would ask of the cluster. 
 
 from __future__ import annotations
 
-__all__ = ["plan_table", "write_scripts"]
+__all__ = ["plan_table"]
 
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..io.atomic import write_bytes
 from ..kinds.prepare import changed, complete, input_digests, input_folders, place
 from ..kinds.study import Study
 from ..runs.progress import clock
-from .batches import ARRAY, JOIN
 from .profile import Profile
-from .script import render, scripts
+from .script import scripts
 
 
 def state(study: Study, runs: Path, name: str) -> str:
@@ -95,25 +93,3 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
     )
     table.caption_justify = "left"
     return table
-
-
-def write_scripts(study: Study, runs: Path, profile: Profile, folder: Path) -> list[Path]:
-    r"""Writes the scripts `submit` would send, and the resolved job files beside them.
-
-    The scripts name the run folders that `submit` would make: `sbatch` them after copying each
-    job file there, or keep to `submit`, which does both.
-    """
-    written = []
-    folder.mkdir(parents=True, exist_ok=True)
-    order = [n for n in study.order() if n in study.wanted]
-    for i, name in enumerate(order, start=1):
-        run = place(study, runs, name)
-        job = study.jobs[name]
-        batches = scripts(job, profile)
-        for n, batch in enumerate(batches):
-            part = {ARRAY: f".array{n}" if len(batches) > 2 else ".array", JOIN: ".join"}
-            script = folder / f"{i:02d}_{name}{part.get(batch.step, '')}.sbatch"
-            write_bytes(script, render(run.name, job, profile, run.path, batch).encode())
-            written.append(script)
-        write_bytes(folder / f"{i:02d}_{name}.yaml", study.resolved(name).encode())
-    return written

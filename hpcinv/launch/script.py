@@ -2,7 +2,7 @@ r"""The sbatch script of a job: one template, filled from the job's resources an
 
 from __future__ import annotations
 
-__all__ = ["render", "scripts"]
+__all__ = ["render", "scripts", "template"]
 
 import shlex
 import sys
@@ -88,7 +88,8 @@ def _resources(job: Job, batch: Batch) -> Resources:
 
 
 @cache
-def _template():
+def template(name: str):
+    r"""A template of the folder `slurm`; `quote` makes of a value one word of the shell."""
     import jinja2
 
     env = jinja2.Environment(
@@ -97,7 +98,7 @@ def _template():
         keep_trailing_newline=True,
     )
     env.filters["quote"] = lambda v: shlex.quote(str(v))
-    return env.get_template("job.sbatch.j2")
+    return env.get_template(name)
 
 
 def render(name: str, job: Job, profile: Profile, run_folder: Path, batch: Batch = ALL) -> str:
@@ -124,6 +125,7 @@ def render(name: str, job: Job, profile: Profile, run_folder: Path, batch: Batch
         "mpi": profile.mpi,
         "srun_args": [*profile.srun_args, *bind],
         "job": run_folder / "job.yaml",
+        "met": run_folder / "logs" / "met",
         "max_restarts": profile.max_restarts,
         "staging": staging,
         "archive": Path(staging.archive).name if staging else "",
@@ -132,4 +134,4 @@ def render(name: str, job: Job, profile: Profile, run_folder: Path, batch: Batch
         "pack": array.pack if array else 1,
         "tasks": array.tasks if array else 1,
     }
-    return _template().render(said)
+    return template("job.sbatch.j2").render(said)
