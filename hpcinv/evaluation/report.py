@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..io.atomic import write_bytes
-from . import charts
+from . import charts, time_series
 from .figures import frame_names, sheet, telling_frames, views
 from .maps import INK, Canvas
 from .words import unit_text, verdict
@@ -76,20 +76,15 @@ def report(
         )
     when = frame_names(truth, truth_start, truth_start + length)
     typical, worst = telling_frames(card["methods"][main]["frames"]["rmse"])
-    canvas, looks = Canvas(truth, width), views(truth, channels)
-    wanted = [(v, typical) for v in looks] + ([(looks[0], worst)] if worst != typical else [])
-    sheets = []
-    for k in dict.fromkeys(f for _, f in wanted):
-        y = truth.read(truth_start + k, truth_start + k + 1)[0]
-        x = np.stack([np.asarray(results[main].read(m, k, k + 1))[0] for m in members])
-        for view in (v for v, f in wanted if f == k):
-            points = _points(table, k, view.channels)
-            sheets.append(
-                sheet(
-                    canvas, view, frame=k, when=when[k], truth=y, members=x, ids=list(members),
-                    points=points, method=main,
-                )
-            )  # fmt: skip
+    looks = views(truth, channels)
+    if truth.grid:
+        sheets = _fields(looks, typical, worst, when, main, results[main], members, truth,
+                         truth_start, table, width)  # fmt: skip
+    else:
+        sheets = time_series.sheets(
+            looks, frame=typical, length=length, truth=truth, truth_start=truth_start,
+            ensemble=results[main], members=members, table=table, width=width,
+        )  # fmt: skip
     judged = verdict(card)
     page = _environment().get_template("report.html.jinja").render(
         title=title,
@@ -115,6 +110,27 @@ def report(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, page.encode())
     return path
+
+
+def _fields(
+    looks, typical, worst, when, main, ensemble, members, truth, truth_start, table, width
+) -> list[Any]:
+    r"""Maps of the frame of median error, and of the worst frame."""
+    canvas = Canvas(truth, width)
+    wanted = [(v, typical) for v in looks] + ([(looks[0], worst)] if worst != typical else [])
+    sheets = []
+    for k in dict.fromkeys(f for _, f in wanted):
+        y = truth.read(truth_start + k, truth_start + k + 1)[0]
+        x = np.stack([np.asarray(ensemble.read(m, k, k + 1))[0] for m in members])
+        for view in (v for v, f in wanted if f == k):
+            points = _points(table, k, view.channels)
+            sheets.append(
+                sheet(
+                    canvas, view, frame=k, when=when[k], truth=y, members=x, ids=list(members),
+                    points=points, method=main,
+                )
+            )  # fmt: skip
+    return sheets
 
 
 def picture(
@@ -145,6 +161,13 @@ def picture(
     from PIL import Image
 
     main = next(iter(results))
+    if not truth.grid:
+        fig = time_series.picture(views(truth, channels), frame, results[main].length, truth,
+                                  truth_start, results[main], members, table, width)  # fmt: skip
+        out = io.BytesIO()
+        fig.savefig(out, format="png", dpi=dpi)
+        write_bytes(Path(path), out.getvalue())
+        return Path(path)
     canvas, view = Canvas(truth, 900), views(truth, channels)[0]
     y = truth.read(truth_start + frame, truth_start + frame + 1)[0]
     x = np.stack([np.asarray(results[main].read(m, frame, frame + 1))[0] for m in members])
@@ -249,6 +272,7 @@ def _facts(truth, when, members, table) -> list[tuple[str, str]]:
 def _page_sheet(s, typical: int) -> dict[str, Any]:
     kind = "the month" if " " in s.when and not s.when.startswith("frame") else "the frame"
     why = "of median error" if s.frame == typical else "of largest error"
+    kind = f"around {kind}" if s.when.startswith("frames") else kind
     return {
         "name": s.view.name,
         "when": s.when,

@@ -58,7 +58,7 @@ class Statistics:
             point: The flat grid point of each value, with shape :math:`(P)`.
         """
         _, *grid = self.shape
-        where = (self.phase(frames), channel, *np.unravel_index(point, grid))
+        where = (self.phase(frames), channel, *(np.unravel_index(point, grid) if grid else ()))
         # A view: nothing of the size of the grid is made.
         mean, std = (np.broadcast_to(a, (len(a), *self.shape)) for a in (self.mean, self.std))
         return mean[where].astype(np.float64), std[where].astype(np.float64)

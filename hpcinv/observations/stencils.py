@@ -82,6 +82,8 @@ def horizontal(
     if space == "nearest":
         return point[:, None], np.ones((len(point), 1))
     axes = _axes(store)
+    if space == "block" and not axes:
+        return _normalised(store, point, *_block(store, cells, point))
     if set(axes) != {"lat", "lon"} or len(store.grid) != 2:
         raise BadInput(
             f"'{space}' needs a grid of latitude and longitude, not {', '.join(store.coords)}",
@@ -117,7 +119,33 @@ def horizontal(
             pieces.append((r, c, np.where(good, np.maximum(area[r], 1e-6), 0.0)))
     r, c, w = (np.stack(column, 1) for column in zip(*pieces, strict=True))
     where = (r, c) if axes["lat"] == 0 else (c, r)
-    flat = np.ravel_multi_index(where, store.grid)
+    return _normalised(store, point, np.ravel_multi_index(where, store.grid), w)
+
+
+def _block(store: Any, cells: int, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""Points around others on a grid without geography, with weights 0 beyond its edges.
+
+    An axis with an attribute `period` has none.
+    """
+    half, index = cells // 2, np.unravel_index(point, store.grid)
+    flat, weight = [], []
+    for offsets in itertools.product(range(-half, half + 1), repeat=len(store.grid)):
+        good, moved = np.ones(len(point), bool), []
+        for name, n, i, o in zip(store.coords, store.grid, index, offsets, strict=True):
+            j = i + o
+            if "period" in store.coord_attrs.get(name, {}):
+                j = j % n
+            else:
+                good &= (j >= 0) & (j < n)
+            moved.append(np.clip(j, 0, n - 1))
+        flat.append(np.ravel_multi_index(tuple(moved), store.grid))
+        weight.append(good.astype(np.float64))
+    return np.stack(flat, 1), np.stack(weight, 1)
+
+
+def _normalised(
+    store: Any, point: np.ndarray, flat: np.ndarray, w: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     if store.mask is not None:  # what lies outside the domain does not count
         w = np.where(np.asarray(store.mask, bool).reshape(-1)[flat], w, 0.0)
     total = w.sum(1, keepdims=True)
