@@ -30,7 +30,15 @@ def _module(**fields):
 
 @pytest.mark.parametrize(
     ("grid", "stride", "latent"),
-    [((73, 144), 8, (10, 18)), ((13, 24), 4, (4, 6)), ((8, 9), 3, (3, 3)), ((5, 8), 2, (3, 4))],
+    [
+        ((73, 144), 8, (10, 18)),
+        ((13, 24), 4, (4, 6)),
+        ((8, 9), 3, (3, 3)),
+        ((5, 8), 2, (3, 4)),
+        ((40,), 4, (1, 10)),
+        ((), 8, (1, 1)),
+        ((6, 40), (1, 8), (6, 5)),
+    ],
 )
 def test_shapes_of_any_grid(grid, stride, latent):
     module = _module(grid=grid, stride=stride, context=2)
@@ -53,6 +61,33 @@ def test_turning_the_globe_turns_the_latent():
     )
 
 
+@pytest.mark.parametrize("stride", [4, 3])
+def test_a_torus_has_no_edge(stride):
+    module = _module(grid=(24, 24), stride=stride, periodic="both", depth=1)
+    with torch.no_grad():
+        module.position.field.zero_()
+    x = torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+    by = (stride, 2 * stride)
+    turned = module.encode(x.roll(by, (-2, -1)))
+    z = module.encode(x)
+    torch.testing.assert_close(turned, z.roll((1, 2), (-2, -1)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        module.decode(turned), module.decode(z).roll(by, (-2, -1)), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_both_sides_see_the_fields_that_do_not_change():
+    module = _module(static=1)
+    x = torch.randn(1, 2, 13, 24, generator=torch.Generator().manual_seed(0))
+    z = module.encode(x)
+    flat = module.decode(z)
+    module.static_fields[0, 6, 9] = 1.0
+    assert not torch.equal(module.encode(x), z)
+    # A cell's patch is two cells wide, and the convolution reaches its neighbours.
+    change = (module.decode(z) - flat).abs().amax((0, 1))
+    assert change[6, 9] > 0 and (change[:, 18:22] == 0).all()
+
+
 def test_a_cell_writes_the_patch_around_it():
     module = _module()
     z = torch.zeros(1, *module.latent_shape)
@@ -66,13 +101,24 @@ def test_a_cell_writes_the_patch_around_it():
     assert (rows.min(), rows.max()) == (0, 12)
 
 
-@pytest.mark.parametrize("fields", [{}, {"periodic": False, "grid": [9, 21]}, {"context": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"periodic": False, "grid": [9, 21]},
+        {"context": 2},
+        {"static": 2},
+        {"periodic": "both", "grid": [12, 24]},
+        {"grid": [24]},
+        {"grid": [9, 24], "stride": [3, 4]},
+    ],
+)
 def test_points_decode_as_in_the_whole_field(fields):
     module = _module(**fields)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 3, *module.latent_shape, generator=generator)
     context = torch.randn(6, 2, generator=generator) if module.context else None
-    size = module.grid[0] * module.grid[1]
+    size = module.plane[0] * module.plane[1]
     point = torch.arange(3 * size) % size
     frame = torch.arange(3 * size) // size
     found = module.decode_points(z, module.plan_points(frame, point), context)

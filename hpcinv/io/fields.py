@@ -55,6 +55,7 @@ class GriddedFile:
         select: Labels along further dimensions, e.g. `{number: 0}`.
         engine: xarray's engine, where it cannot guess.
         options: Of the file system behind an address (fsspec), e.g. `{token: anon}`.
+        static: Variables that do not change; of one with time, the first moment counts.
 
     Raises:
         BadInput: If the file cannot be opened, or something asked for is not in it.
@@ -70,6 +71,7 @@ class GriddedFile:
         select: dict[str, float | str] | None = None,
         engine: str | None = None,
         options: dict[str, str | bool] | None = None,
+        static: Sequence[str] = (),
     ) -> None:
         import xarray as xr
 
@@ -95,12 +97,12 @@ class GriddedFile:
                 if far
                 else "Is it truncated, or does its format need an engine (netcdf4, zarr, cfgrib)?",
             ) from e
-        for name in variables:
+        for name in [*variables, *static]:
             if name not in data.data_vars:
                 raise BadInput(
                     f"there is no variable '{name}'", self.path, nearest(name, data.data_vars)
                 )
-        data = self._select(data, list(variables), select or {})
+        data = self._select(data, [*variables, *static], select or {})
         roles = {d: _role(str(d), data[d].attrs if d in data.variables else {}) for d in data.dims}
         self.axes: dict[str, str] = {}
         for name in variables:
@@ -126,6 +128,7 @@ class GriddedFile:
         data = self._period(data, time)
         self.data = data
         self._channels(variables, levels)
+        self.static = {name: self._still(name) for name in static}
 
     def _select(self, data, variables, select):
         for name, label in select.items():
@@ -223,6 +226,19 @@ class GriddedFile:
         }
         self.coord_attrs = {r: dict(CF.get(r, {"long_name": r})) for r in grid}
         self.time = np.asarray(self.data[self.axes["time"]].values, np.float64)
+
+    def _still(self, name: str) -> np.ndarray:
+        r"""A field that does not change, on the grid."""
+        v = self.data[name]
+        if self.axes["time"] in v.dims:
+            v = v.isel({self.axes["time"]: 0})
+        order = [self.axes[r] for r in self.grid_axes]
+        if set(v.dims) != set(order):
+            raise BadInput(f"static variable '{name}' is not on the grid {order}", self.path)
+        x = np.asarray(v.transpose(*order).values, np.float32)
+        if not np.isfinite(x).all():
+            raise BadInput(f"static variable '{name}' has missing values", self.path)
+        return x
 
     def units(self, variable: str) -> str | None:
         return self.data[variable].attrs.get("units")

@@ -27,6 +27,7 @@ from .atomic import digest_array, roll
 from .statistics import Statistics
 
 FORMAT = 1
+STATIC = "static."  # before the names of fields that do not change, in coordinates.h5
 
 
 class TrajectoryStore:
@@ -40,6 +41,7 @@ class TrajectoryStore:
         time: Time of every frame, in `time_units` of `calendar`, with shape :math:`(L)`.
         segments: Half-open ranges of consecutive frames.
         mask: Where the grid is valid, with the grid's shape, or None.
+        static: Fields that do not change, by name, with the grid's shape.
     """
 
     def __init__(self, folder: Path, index: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -58,6 +60,9 @@ class TrajectoryStore:
         self.calendar: str = index["calendar"]
         self.segments = [tuple(s) for s in arrays["segments"].tolist()]
         self.mask = arrays.get("mask")
+        self.static = {
+            k.removeprefix(STATIC): v for k, v in arrays.items() if k.startswith(STATIC)
+        }
         self.attributes: dict[str, Any] = index["attributes"]
         self.digest: str = index["digest"]
         self.frame_digests = arrays["digests"]
@@ -125,7 +130,7 @@ class TrajectoryStore:
         hour = np.array([d.hour + d.minute / 60 for d in dates])
         days = np.array([d.dayofyr - 1 for d in dates]) + hour / 24
         angles = [2 * np.pi * days / 365.25]
-        if len(set(hour)) > 1:
+        if len(dates) > 1 and (dates[1] - dates[0]).total_seconds() < 86400:
             angles.append(2 * np.pi * hour / 24)
         return np.stack([f(a) for a in angles for f in (np.sin, np.cos)], -1).astype(np.float32)
 
@@ -188,10 +193,14 @@ class TrajectoryStore:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def standardised(self, start: int, stop: int) -> np.ndarray:
-        r"""Frames [start, stop) as networks see them; unchanged in a store without statistics."""
+        r"""Frames [start, stop) as networks see them, 0 where the grid is not valid; unchanged in
+        a store without statistics."""
         x = self.read(start, stop)
         s = self.statistics
-        return x if s is None else s.standardise(x, range(start, stop))
+        if s is None:
+            return x
+        z = s.standardise(x, range(start, stop))
+        return z if self.mask is None else np.where(self.mask, z, z.dtype.type(0))
 
     def verify(self) -> None:
         r"""Reads every frame and compares digests.

@@ -23,7 +23,7 @@ from ..errors import BadInput
 from ..parallel import World
 from .atomic import digest_array, roll, sync, write_json
 from .statistics import Statistics
-from .store import FORMAT
+from .store import FORMAT, STATIC
 
 CHUNK = 8 << 20  # bytes
 
@@ -39,6 +39,7 @@ class StoreWriter:
         time, time_units, calendar: Time of every frame.
         segments: Runs of consecutive frames; by default everything is one run.
         context: Per frame features for the denoiser where time does not say them.
+        static: Fields that do not change, by name, with the grid's shape.
         attributes: Provenance, JSON-like.
         fence: Called by rank 0 just before the store gets its name; raises if this attempt may
             not commit any more.
@@ -63,6 +64,7 @@ class StoreWriter:
         segments: Sequence[tuple[int, int]] | None = None,
         mask: np.ndarray | None = None,
         context: np.ndarray | None = None,
+        static: dict[str, np.ndarray] | None = None,
         attributes: dict[str, Any] | None = None,
         world: World | None = None,
         fence: Callable[[], None] | None = None,
@@ -86,6 +88,8 @@ class StoreWriter:
             self.arrays["mask"] = np.asarray(mask, bool)
         if context is not None:
             self.arrays["context"] = np.asarray(context, np.float32)
+        for name, field in (static or {}).items():
+            self.arrays[STATIC + name] = np.asarray(field, np.float32)
         self.index = {
             "format": FORMAT,
             "length": self.length,

@@ -88,6 +88,9 @@ class Import(Job):
     kind: Literal["import"] = "import"
     source: Source
     variables: dict[str, Variable] = Field(min_length=1)
+    static: list[str] = Field(
+        [], description="variables that do not change, e.g. orography: kept beside the states"
+    )
     levels: list[float] | None = None
     region: dict[Literal["lat", "lon"], tuple[float, float]] | None = None
     time: tuple[str, str] | None = Field(None, description="first and last date, inclusive")
@@ -144,11 +147,11 @@ class Import(Job):
                     "Is it truncated?",
                 ) from None
             return
-        for v in self.variables:
+        for v in [*self.variables, *self.static]:
             if v not in known:
                 raise BadInput(
                     f"{path.name} has no variable '{v}'",
-                    where.where(("variables", v)),
+                    where.where(("variables" if v in self.variables else "static", v)),
                     nearest(v, known),
                 )
 
@@ -210,6 +213,7 @@ class Import(Job):
             self.select,
             self.source.engine,
             self.source.options,
+            self.static,
         )
         L = len(file.time)
         found = (len(file.channels), *(len(c) for c in file.coords.values()))
@@ -253,6 +257,7 @@ class Import(Job):
             time_units=file.time_units,
             calendar=file.calendar,
             mask=mask,
+            static=file.static,
             attributes={"source": str(file.path).rstrip("/").rpartition("/")[2]},
             world=ctx.world,
             fence=ctx.fence,

@@ -160,9 +160,14 @@ class Train(Job):
             )
         if self.model.name == "autoencoder":
             from ..training.autoencoder import AutoencoderLearner
-            from .training_data import latitude_longitude
+            from .training_data import latitude_longitude, static_fields
 
-            lat, lon = latitude_longitude(store)
+            try:
+                lat, lon = latitude_longitude(store)
+            except (
+                BadInput
+            ):  # the decoder's error is a field on the sphere: elsewhere it is not made
+                lat = lon = None
             return AutoencoderLearner(
                 {**fields, "channels": C, "grid": grid},
                 self.loss,
@@ -171,6 +176,7 @@ class Train(Job):
                 held=held,
                 lat=lat,
                 lon=lon,
+                static=static_fields(store, self.model.static),
             )
         from ..training.diffusion import DiffusionLearner
 

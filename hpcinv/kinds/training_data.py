@@ -2,7 +2,7 @@ r"""The samples that `train` and `encode` draw from a store: windows as they are
 
 from __future__ import annotations
 
-__all__ = ["archive", "mixed"]
+__all__ = ["archive", "latitude_longitude", "mixed", "static_fields"]
 
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,32 @@ def mixed(windows: WindowDataset, fields: MixingConfig, seed: int, size: int) ->
         mask=windows.store.mask,
     )
     return MixedDataset(mixing, windows, size)
+
+
+def static_fields(store: TrajectoryStore, names: list[str]) -> np.ndarray:
+    r"""Fields that do not change, standardised, with shape :math:`(S, *grid)`.
+
+    Raises:
+        BadInput: If the store has no such field.
+    """
+    from ..errors import BadInput, nearest
+
+    known = dict(store.static)
+    if store.mask is not None:
+        known["mask"] = store.mask
+    for axis, (name, x) in enumerate(store.coords.items()):
+        if store.coord_attrs[name].get("standard_name") == "latitude":
+            shape = [-1 if k == axis else 1 for k in range(len(store.grid))]
+            known["latitude"] = np.broadcast_to(np.sin(np.deg2rad(x)).reshape(shape), store.grid)
+    out = []
+    for name in names:
+        if name not in known:
+            raise BadInput(
+                f"'model.static': no field '{name}'", store.folder, nearest(name, known)
+            )
+        x = np.asarray(known[name], np.float32)
+        out.append((x - x.mean()) / max(float(x.std()), 1e-6))
+    return np.stack(out) if out else np.zeros((0, *store.grid), np.float32)
 
 
 def latitude_longitude(store: TrajectoryStore) -> tuple[np.ndarray, np.ndarray]:

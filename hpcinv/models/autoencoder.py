@@ -1,4 +1,4 @@
-r"""Autoencoder of states on a latitude-longitude grid, with a decoder cheap enough for guidance.
+r"""Autoencoder of states on a grid of two axes, one or none, with a decoder cheap for guidance.
 
 Guided sampling differentiates through the decoder several times per step, so the decoder is one
 convolution block on the latent grid and one linear map to overlapping patches: a cell of the
@@ -14,16 +14,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpcinv.models.grid_layers import GridConv, PositionField, pad
+from hpcinv.models.grid_layers import GridConv, PositionField, extend
+
+GROUND = 8  # features of the fields that do not change, on the latent grid
 
 
 class ResidualBlock(nn.Module):
     r"""x + conv(silu(conv(x))) on the latent grid; the second convolution starts at zero."""
 
-    def __init__(self, width: int, periodic: bool) -> None:
+    def __init__(self, width: int, periodic: bool | str, kernel: tuple[int, int]) -> None:
         super().__init__()
-        self.first = GridConv(width, width, periodic)
-        self.second = GridConv(width, width, periodic)
+        self.first = GridConv(width, width, periodic, kernel)
+        self.second = GridConv(width, width, periodic, kernel)
         nn.init.zeros_(self.second.conv.weight)
         nn.init.zeros_(self.second.conv.bias)
 
@@ -55,56 +57,73 @@ class Autoencoder(nn.Module):
 
     Arguments:
         channels: The number of channels :math:`C` of a state.
-        grid: The grid :math:`(H, W)` of a state. A periodic W must be a multiple of `stride`.
+        grid: The grid of a state: :math:`(H, W)`, :math:`(W)` or :math:`()`. A periodic axis
+            must be a multiple of its stride.
         latent_channels: The number of channels :math:`c` of a latent.
-        stride: The number of grid points per latent cell along each axis.
+        stride: The number of grid points per latent cell along each axis, or along both.
         width: The number of features on the latent grid.
         depth: The number of residual blocks in the encoder and in the decoder.
         position: The number of learnt position features, which let cells differ by place.
         context: The number :math:`K` of context features of a state, 0 for none.
         bound: The absolute value at which latents saturate.
-        periodic: Whether the last axis closes on itself.
+        periodic: Whether the last axis closes on itself, or "both" do.
+        static: The number :math:`S` of fields that do not change (land, orography), which both
+            sides see; :attr:`static_fields` holds them.
     """
 
     def __init__(
         self,
         channels: int,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         latent_channels: int = 16,
-        stride: int = 8,
+        stride: int | tuple[int, int] = 8,
         width: int = 64,
         depth: int = 0,
         position: int = 4,
         context: int = 0,
         bound: float = 8.0,
-        periodic: bool = True,
+        periodic: bool | str = True,
+        static: int = 0,
     ) -> None:
         super().__init__()
-        height, length = (int(n) for n in grid)
-        if periodic and length % stride:
-            raise ValueError(
-                f"a periodic axis of {length} points does not divide into cells of {stride}"
-            )
-        rows, columns = -(-height // stride), -(-length // stride)
-        self.channels, self.grid, self.stride = channels, (height, length), stride
-        self.context, self.bound, self.periodic = context, bound, periodic
-        self.latent_shape = (latent_channels, rows, columns)
+        self.grid = tuple(int(n) for n in grid)
+        self.plane = (1,) * (2 - len(self.grid)) + self.grid
+        both = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        self.stride = tuple(1 if n == 1 else s for n, s in zip(self.plane, both, strict=True))
+        self.around = (periodic == "both" and self.plane[0] > 1, periodic and self.plane[1] > 1)
+        for n, s, around in zip(self.plane, self.stride, self.around, strict=True):
+            if around and n % s:
+                raise ValueError(
+                    f"a periodic axis of {n} points does not divide into cells of {s}"
+                )
+        self.channels, self.context, self.bound = channels, context, bound
+        cells = tuple(-(-n // s) for n, s in zip(self.plane, self.stride, strict=True))
+        self.latent_shape = (latent_channels, *cells)
         # Where the grid is not a multiple of the stride, the missing points are shared out.
-        self.top = (rows * stride - height) // 2
-        self.bottom = rows * stride - height - self.top
-        self.left = (columns * stride - length) // 2
-        self.right = columns * stride - length - self.left
+        missing = [h * s - n for n, s, h in zip(self.plane, self.stride, cells, strict=True)]
+        self.before = tuple(m // 2 for m in missing)
+        self.after = tuple(m - b for m, b in zip(missing, self.before, strict=True))
 
+        patch = tuple(2 * s for s in self.stride)
+        kernel = tuple(3 if n > 1 else 1 for n in cells)
         features = 2 * width + position + context
-        self.patch = nn.Conv2d(channels, width, 2 * stride, stride=stride)
-        self.position = PositionField(position, (rows, columns))
+        self.patch = nn.Conv2d(channels + static, width, patch, stride=self.stride)
+        self.position = PositionField(position, cells)
         self.encoder = nn.Sequential(
-            *(ResidualBlock(features, periodic) for _ in range(depth)),
-            GridConv(features, latent_channels, periodic),
+            *(ResidualBlock(features, periodic, kernel) for _ in range(depth)),
+            GridConv(features, latent_channels, periodic, kernel),
         )
-        self.expand = GridConv(latent_channels + position + context, width, periodic)
-        self.decoder = nn.Sequential(*(ResidualBlock(width, periodic) for _ in range(depth)))
-        self.unpatch = nn.Linear(width + latent_channels, channels * (2 * stride) ** 2, bias=False)
+        self.static = static
+        if static:
+            self.ground = nn.Conv2d(static, GROUND, patch, stride=self.stride)
+            self.register_buffer("static_fields", torch.zeros(static, *self.plane))
+        placed = latent_channels + position + context + GROUND * bool(static)
+        self.expand = GridConv(placed, width, periodic, kernel)
+        self.decoder = nn.Sequential(
+            *(ResidualBlock(width, periodic, kernel) for _ in range(depth))
+        )
+        outputs = channels * patch[0] * patch[1]
+        self.unpatch = nn.Linear(width + latent_channels, outputs, bias=False)
         self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(latent_channels, 1, 1))
 
@@ -119,21 +138,27 @@ class Autoencoder(nn.Module):
 
     def raw_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""The saturated latent before standardisation, with shape :math:`(N, c, h, w)`."""
-        half = self.stride // 2
-        x = F.pad(x, (self.left, self.right, self.top, self.bottom), mode="replicate")
-        x = pad(x, half, half, self.periodic)
-        if self.stride % 2:
-            x = F.pad(x, (0, 1, 0, 1), mode="replicate")
-        y = self.patch(x)
+        x = x.reshape(len(x), self.channels, *self.plane)
+        if self.static:
+            x = torch.cat([x, self.static_fields.to(x).expand(len(x), -1, -1, -1)], dim=1)
+        y = self.patch(self._around(x))
         y = torch.cat([y, F.silu(y)], dim=1)
         z = self.encoder(self._placed(y, context))
         return z * torch.rsqrt(1 + (z / self.bound) ** 2)
+
+    def _around(self, x: Tensor) -> Tensor:
+        r"""Fields with what the patches of the outermost cells reach over the edges."""
+        for axis in (-2, -1):
+            s = self.stride[axis]
+            x = extend(x, axis, self.before[axis], self.after[axis], False)
+            x = extend(x, axis, s // 2, s - s // 2, self.around[axis])
+        return x
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Maps states to latents.
 
         Arguments:
-            x: Standardised states, with shape :math:`(N, C, H, W)`.
+            x: Standardised states, with shape :math:`(N, C, *grid)`.
             context: Context features, with shape :math:`(N, K)`.
 
         Returns:
@@ -144,8 +169,11 @@ class Autoencoder(nn.Module):
     def _features(self, z: Tensor, context: Tensor | None) -> Tensor:
         r"""What each latent cell's patch is a linear function of, shape (N, F, h, w)."""
         z = z * self.latent_std + self.latent_mean
-        y = self.decoder(F.silu(self.expand(self._placed(z, context))))
-        return torch.cat([z, y], dim=1)
+        x = self._placed(z, context)
+        if self.static:
+            ground = self.ground(self._around(self.static_fields.to(z)[None]))
+            x = torch.cat([x, F.silu(ground).expand(len(x), -1, -1, -1)], dim=1)
+        return torch.cat([z, self.decoder(F.silu(self.expand(x)))], dim=1)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Maps latents to states.
@@ -155,17 +183,23 @@ class Autoencoder(nn.Module):
             context: Context features, with shape :math:`(N, K)`.
 
         Returns:
-            The standardised states, with shape :math:`(N, C, H, W)`.
+            The standardised states, with shape :math:`(N, C, *grid)`.
         """
         y = self._features(z, context)
-        if self.periodic:
+        if self.around[1]:
             y = torch.cat([y[..., -1:], y, y[..., :1]], dim=-1)
-        s, (h, w) = self.stride, y.shape[-2:]
+        if self.around[0]:
+            y = torch.cat([y[..., -1:, :], y, y[..., :1, :]], dim=-2)
+        s = self.stride
+        size = tuple((n + 1) * s for n, s in zip(y.shape[-2:], s, strict=True))
         patches = self.unpatch(y.flatten(2).transpose(1, 2)).transpose(1, 2)
-        x = F.fold(patches, ((h + 1) * s, (w + 1) * s), 2 * s, stride=s)
-        rows = s // 2 + self.top
-        columns = s // 2 + self.left + (s if self.periodic else 0)
-        return x[..., rows : rows + self.grid[0], columns : columns + self.grid[1]]
+        x = F.fold(patches, size, tuple(2 * n for n in s), stride=s)
+        rows, columns = (
+            s // 2 + before + s * around
+            for s, before, around in zip(s, self.before, self.around, strict=True)
+        )
+        x = x[..., rows : rows + self.plane[0], columns : columns + self.plane[1]]
+        return x.reshape(len(x), self.channels, *self.grid)
 
     def plan_points(self, frame: Tensor, point: Tensor) -> PointPlan:
         r"""Prepares the decoding of chosen points, which :meth:`decode_points` repeats cheaply.
@@ -174,23 +208,22 @@ class Autoencoder(nn.Module):
             frame: The frame, 0..n-1, of each point, with shape :math:`(P)`.
             point: Flat indices on the grid, with shape :math:`(P)`.
         """
-        s, (h, w) = self.stride, self.latent_shape[1:]
+        h, w = self.latent_shape[1:]
         # A point lies in the patches of two rows and two columns of cells.
-        row = point // self.grid[1] + s // 2 + self.top
-        column = point % self.grid[1] + s // 2 + self.left
-        row, row_in = _covering(row, s)
-        column, column_in = _covering(column, s)
-        inside = (row >= 0) & (row < h)
-        if self.periodic:
-            column = column % w
-            beside = torch.ones_like(column, dtype=torch.bool)
-        else:
-            beside = (column >= 0) & (column < w)
-        cell = row.clamp(0, h - 1)[:, :, None] * w + column.clamp(0, w - 1)[:, None, :]
-        place = row_in[:, :, None] * (2 * s) + column_in[:, None, :]
-        weight = self.unpatch.weight.reshape(self.channels, (2 * s) ** 2, -1)
+        cells, within, inside = [], [], []
+        for axis, at in enumerate((point // self.plane[1], point % self.plane[1])):
+            s, n = self.stride[axis], self.latent_shape[1 + axis]
+            cell, place = _covering(at + s // 2 + self.before[axis], s)
+            inside.append(torch.ones_like(cell, dtype=torch.bool) if self.around[axis]
+                          else (cell >= 0) & (cell < n))  # fmt: skip
+            cells.append(cell % n if self.around[axis] else cell.clamp(0, n - 1))
+            within.append(place)
+        cell = cells[0][:, :, None] * w + cells[1][:, None, :]
+        place = within[0][:, :, None] * (2 * self.stride[1]) + within[1][:, None, :]
+        patch = 4 * self.stride[0] * self.stride[1]
+        weight = self.unpatch.weight.reshape(self.channels, patch, -1)
         weight = weight[:, place.flatten(1)]  # (C, P, 4, F)
-        weight = weight * (inside[:, :, None] & beside[:, None, :]).flatten(1)[..., None]
+        weight = weight * (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1)[..., None]
         cell = frame[:, None] * (h * w) + cell.flatten(1)
         return PointPlan(cell.flatten(), weight.flatten(2))
 
@@ -229,12 +262,12 @@ class Autoencoder(nn.Module):
         r"""Reconstructs states from their (perturbed) raw latents, for training.
 
         Arguments:
-            x: Standardised states, with shape :math:`(N, C, H, W)`.
+            x: Standardised states, with shape :math:`(N, C, *grid)`.
             context: Context features, with shape :math:`(N, K)`.
             noise: A perturbation of the raw latent, with shape :math:`(N, c, h, w)`.
 
         Returns:
-            The reconstruction (N, C, H, W) and the raw latent (N, c, h, w) before the noise.
+            The reconstruction (N, C, *grid) and the raw latent (N, c, h, w) before the noise.
         """
         raw = self.raw_latent(x, context)
         z = (raw - self.latent_mean) / self.latent_std

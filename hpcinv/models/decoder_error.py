@@ -133,7 +133,8 @@ class DecoderError:
             raise BadInput(
                 f"no readable decoder error ({error})",
                 where=path,
-                instead="Run the autoencoder's training job again.",
+                instead="Run the autoencoder's training job again; one without 'held' frames or "
+                "not on a sphere has none: write decoder_error: false.",
             ) from error
         if digest_array(residuals) != attributes["digest"]:
             raise BadInput("residuals differ from their digest", where=path)

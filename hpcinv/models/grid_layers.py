@@ -1,4 +1,4 @@
-r"""Layers for latitude-longitude grids: periodic along longitude, bounded along latitude."""
+r"""Layers for grids whose axes end, or close on themselves."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad(x: Tensor, rows: int, columns: int, periodic: bool = True) -> Tensor:
-    r"""Extends a field past its edges.
+def extend(x: Tensor, axis: int, before: int, after: int, periodic: bool) -> Tensor:
+    r"""Extends a field past its edges along one axis.
 
     Arguments:
         x: A field, with shape :math:`(N, C, H, W)`.
-        rows: Rows added above and below. They repeat the edge, as nothing lies behind a bound.
-        columns: Columns added left and right, from the other side when `periodic`.
-        periodic: Whether the last axis closes on itself.
-
-    Returns:
-        The extended field, with shape :math:`(N, C, H + 2 r, W + 2 c)`.
+        axis: The axis, -2 or -1.
+        before, after: Points added on each side: those of the other side where the axis is
+            periodic, else the edge repeated, as nothing lies behind a bound.
+        periodic: Whether the axis closes on itself.
     """
-    if columns:
-        mode = "circular" if periodic else "replicate"
-        x = F.pad(x, (columns, columns, 0, 0), mode=mode)
-    if rows:
-        x = F.pad(x, (0, 0, rows, rows), mode="replicate")
-    return x
+    if not before and not after:
+        return x
+    pads = (before, after, 0, 0) if axis == -1 else (0, 0, before, after)
+    return F.pad(x, pads, mode="circular" if periodic else "replicate")
 
 
 class GridConv(nn.Module):

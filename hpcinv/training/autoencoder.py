@@ -15,7 +15,13 @@ from hpcinv.training.config import AutoencoderLoss
 from hpcinv.training.data import Dataset, Sample
 from hpcinv.training.learner import Learner
 
-CALIBRATION = 256
+CALIBRATION = 256  # samples of which the latents' deviations are measured
+HELD = 256  # held samples of which the error is
+
+
+def _spread(size: int, most: int) -> list[int]:
+    r"""At most so many numbers below `size`, evenly spaced."""
+    return np.linspace(0, size - 1, min(size, most)).round().astype(int).tolist()
 
 
 class AutoencoderLearner(Learner):
@@ -37,6 +43,7 @@ class AutoencoderLearner(Learner):
         held: States the training does not see, of which the decoder's error is measured.
         lat: Latitudes of the rows in degrees.
         lon: Longitudes of the columns in degrees.
+        static: Fields that do not change, with shape :math:`(S, H, W)`.
     """
 
     def __init__(
@@ -49,8 +56,12 @@ class AutoencoderLearner(Learner):
         held: Dataset | None = None,
         lat: np.ndarray | None = None,
         lon: np.ndarray | None = None,
+        static: np.ndarray | None = None,
     ) -> None:
         super().__init__(build(model, seed=seed), model)
+        if static is not None and len(static):
+            field = torch.as_tensor(static, dtype=torch.float32)
+            self.module.static_fields.copy_(field.view_as(self.module.static_fields))
         self.terms = loss or AutoencoderLoss()
         self.held, self.lat, self.lon = held, lat, lon
         weights = torch.as_tensor(np.asarray(weights, np.float32))
@@ -88,18 +99,22 @@ class AutoencoderLearner(Learner):
         extra["latent_power"] = float(module.latent_std.square().mean())
         if self.held is None or len(self.held) == 0:
             return extra
-        residuals, power = [], 0.0
-        # Evenly spaced, so that all seasons are among them: of a large state few fit in memory.
-        most = min(len(self.held), max(self.terms.residuals, 1))
-        for number in np.linspace(0, len(self.held) - 1, most).round().astype(int).tolist():
+        # Evenly spaced, so that all seasons are among them; few are kept, a state may be large.
+        chosen = _spread(len(self.held), HELD)
+        kept = {chosen[i] for i in _spread(len(chosen), self.terms.residuals)}
+        residuals, error, power = [], 0.0, 0.0
+        for number in chosen:
             sample = self.held.sample(0, number)
             x = torch.from_numpy(sample["x"])
             context = torch.from_numpy(sample["context"]) if module.context else None
-            residuals.append(x - module.decode(module.encode(x, context), context))
-            power += float((self.weights * x.square()).mean()) / most
-        r = torch.cat(residuals)
-        extra["held_states"] = len(r)
-        extra["held_error"] = float((self.weights * r.square()).mean()) / max(power, 1e-30)
-        if self.terms.residuals and self.lat is not None and self.lon is not None:
-            DecoderError(r.numpy(), self.lat, self.lon, self.terms.residual_length_km).save(folder)
+            r = x - module.decode(module.encode(x, context), context)
+            error += float((self.weights * r.square()).mean())
+            power += float((self.weights * x.square()).mean())
+            if number in kept:
+                residuals.append(r.numpy())
+        extra["held_states"] = len(chosen) * len(x)
+        extra["held_error"] = error / max(power, 1e-30)
+        if residuals and self.lat is not None and self.lon is not None:
+            length = self.terms.residual_length_km
+            DecoderError(np.concatenate(residuals), self.lat, self.lon, length).save(folder)
         return extra

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from hpcinv.training.presets import PRESETS
 
@@ -105,14 +105,17 @@ class _Model(_Fields):
 
 
 class AutoencoderConfig(_Model):
-    r"""An autoencoder of states on a latitude-longitude grid."""
+    r"""An autoencoder of states on a grid of two axes, one or none."""
 
     name: Literal["autoencoder"] = "autoencoder"
     preset: Annotated[
         Literal["tiny", "small", "base", "appa-500m"] | None, Field(description="a named size")
     ] = None
     latent_channels: Annotated[int, Field(gt=0, description="channels of a latent")] = 16
-    stride: Annotated[int, Field(gt=1, description="grid points per latent cell and axis")] = 8
+    stride: Annotated[
+        PositiveInt | tuple[PositiveInt, PositiveInt],
+        Field(description="grid points per latent cell, along both axes or each"),
+    ] = 8
     width: Annotated[int, Field(gt=0, description="features on the latent grid")] = 64
     depth: Annotated[int, Field(ge=0, description="residual blocks on each side")] = 0
     position: Annotated[int, Field(ge=0, description="learnt position features")] = 4
@@ -123,12 +126,26 @@ class AutoencoderConfig(_Model):
         ),
     ] = 0
     bound: Annotated[float, Field(gt=0, description="value at which latents saturate")] = 8.0
-    periodic: Annotated[bool, Field(description="the last axis closes on itself")] = True
+    periodic: Annotated[
+        bool | Literal["both"], Field(description="the last axis closes on itself, or both do")
+    ] = True
+    static: Annotated[
+        list[str],
+        Field(
+            description="fields that do not change, seen by both sides: 'mask', 'latitude', or "
+            "'static' variables of the import"
+        ),
+    ] = []
 
     def latent(self, grid: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-        r"""Channels and grid of the latents of states on a grid (H, W)."""
-        rows, columns = (-(-n // self.stride) for n in grid)
+        r"""Channels and grid of the latents of states on a grid."""
+        plane = (1,) * (2 - len(grid)) + tuple(grid)
+        stride = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
+        rows, columns = (1 if n == 1 else -(-n // s) for n, s in zip(plane, stride, strict=True))
         return self.latent_channels, (rows, columns)
+
+    def build_fields(self) -> dict[str, Any]:
+        return {**super().build_fields(), "static": len(self.static)}
 
 
 class AutoencoderLoss(_Fields):
