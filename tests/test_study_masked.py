@@ -27,7 +27,8 @@ data: import
 frames: [0, 40]
 held: [32, 40]
 model:
-  {name: autoencoder, latent_channels: 2, stride: 4, width: 16, static: [mask, depth], periodic: false}
+  {name: autoencoder, latent_channels: 2, stride: 4, width: 16, periodic: false,
+   static: [mask, depth]}
 training: {steps: 60, batch: 8, learning_rate: 1e-2, checkpoint_every: 60}
 """,
     "4_encode": """
