@@ -8,6 +8,7 @@ from importlib import import_module
 
 KINDS = {
     "import": ("import_", "Import"),
+    "simulate": ("simulate", "Simulate"),
     "train": ("train", "Train"),
     "encode": ("encode", "Encode"),
     "observe": ("observe", "Observe"),
