@@ -13,7 +13,7 @@ __all__ = ["StoreWriter"]
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class StoreWriter:
         context: Per frame features for the denoiser where time does not say them.
         static: Fields that do not change, by name, with the grid's shape.
         attributes: Provenance, JSON-like.
+        parts: Files that hold the frames already, as (path relative to the folder, first frame,
+            one past the last): nothing is written but what makes them one store.
         fence: Called by rank 0 just before the store gets its name; raises if this attempt may
             not commit any more.
 
@@ -66,6 +68,7 @@ class StoreWriter:
         context: np.ndarray | None = None,
         static: dict[str, np.ndarray] | None = None,
         attributes: dict[str, Any] | None = None,
+        parts: Sequence[tuple[str, int, int]] | None = None,
         world: World | None = None,
         fence: Callable[[], None] | None = None,
     ) -> None:
@@ -115,7 +118,11 @@ class StoreWriter:
                 shutil.rmtree(stale, ignore_errors=True)
             self.scratch.mkdir()
         self.world.barrier("create store")
-        self._create()
+        self.file = None
+        if parts is None:
+            self._create()
+        else:
+            self.parts = list(parts)
 
     def _create(self) -> None:
         import h5py
@@ -183,17 +190,30 @@ class StoreWriter:
         r"""Frames [start, stop) that this rank has written, physical units, (n, C, *grid)."""
         return self.file["x"][start - self.start : stop - self.start]
 
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        r"""Reads the parts it was given, as (first frame, frames), and notes their digests."""
+        import h5py
+
+        for name, start, stop in self.parts:
+            with h5py.File(self.scratch / name, "r") as f:
+                step = f["x"].chunks[0]
+                for a in range(0, stop - start, step):
+                    x = f["x"][a : a + step]
+                    self.digests |= {start + a + k: digest_array(row) for k, row in enumerate(x)}
+                    yield start + a, x
+
     def close(self) -> str:
         r"""Commits the store and returns its digest. Collective.
 
         Raises:
-            BadInput: If a frame was never written.
+            BadInput: If a frame was never written (or, of parts, read by `blocks`).
         """
-        self.file.close()
-        for name, *_ in self.parts:
-            path = self.scratch / name
-            if path.exists() and (self.world.rank == 0 or not self.shared):
-                sync(path)
+        if self.file is not None:
+            self.file.close()
+            for name, *_ in self.parts:
+                path = self.scratch / name
+                if path.exists() and (self.world.rank == 0 or not self.shared):
+                    sync(path)
         everyone = self.world.gather(self.digests)
         root, problem = None, None
         if self.world.rank == 0:

@@ -165,6 +165,13 @@ class Assimilate(Job):
         if b > store.length or store.statistics is None:
             what = "has no statistics" if b <= store.length else f"has {store.length} frames"
             raise BadInput(f"the store {what}; frames {a} to {b - 1} are analysed", self.data)
+        if not any(p <= a and b <= q for p, q in store.segments):
+            p, q = next(s for s in store.segments if s[0] <= a < s[1])
+            raise BadInput(
+                f"frames {a} to {b - 1} are not of one trajectory: one ends at {q - 1}",
+                self.data,
+                f"Analyse frames within [{p}, {q}].",
+            )
         table = self._table(ctx, store)
         draw = self._diffusion if self.sampled else self._baseline
         members, pieces = draw(ctx, store, table)

@@ -1,4 +1,7 @@
-r"""`kind: simulate`: parameters drawn from a prior, and what a simulator makes of them."""
+r"""`kind: simulate`: parameters drawn from a prior, and what a simulator makes of them.
+
+Of a dynamics it makes trajectories instead (`simulate_trajectory`).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from pydantic import Field, model_validator
 
 from ..errors import BadInput, Stopped
 from ..runs.folder import RunFolder
+from . import simulate_trajectory
 from .arrays import block
 from .base import Context, Duration, Fields, Job
+from .simulate_trajectory import Trajectory
 
 if TYPE_CHECKING:
     from .study import Study
@@ -63,6 +68,9 @@ class Simulate(Job):
     parameters: list[Parameter] = Field([], description="of the program")
     outputs: Outputs | None = Field(None, description="of the program")
     simulations: int = Field(ge=1)
+    trajectory: Trajectory | None = Field(
+        None, description="of a dynamics: each simulation is a trajectory, all make one store"
+    )
     shard: int = Field(4096, ge=1, description="simulations of a part, the unit that is redone")
     batch: int = Field(256, ge=1, description="simulations of one call of a batched simulator")
     timeout: Duration | None = Field(None, description="of a call, e.g. 30s")
@@ -71,8 +79,11 @@ class Simulate(Job):
     )
 
     backend: ClassVar[str] = "mpi"
-    thing: ClassVar[str] = "simulations"
     axes: ClassVar[tuple[str, ...]] = ("shards",)
+
+    @property
+    def makes(self) -> str:
+        return "simulations" if self.trajectory is None else "store"
 
     @model_validator(mode="after")
     def _which(self) -> Simulate:
@@ -80,6 +91,16 @@ class Simulate(Job):
             raise ValueError("give either 'simulator' or 'command'")
         if self.command is not None and (not self.parameters or self.outputs is None):
             raise ValueError("a 'command' needs 'parameters' and 'outputs'")
+        if self.trajectory is not None:
+            if self.command is not None:
+                raise ValueError("'trajectory' goes with a dynamics, not with a 'command'")
+            for key in ("prior", "timeout", "failures"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"'{key}' means nothing to a dynamics: leave it out")
+            if (self.trajectory.training or 0) > self.simulations:
+                raise ValueError(
+                    f"trajectory.training: {self.trajectory.training} of {self.simulations}"
+                )
         if self.command is None and (self.parameters or self.outputs is not None):
             raise ValueError("'parameters' and 'outputs' belong to a 'command'")
         for name, p in [*self.prior.items(), *((p.name, p) for p in self.parameters)]:
@@ -124,6 +145,8 @@ class Simulate(Job):
         return str(path.resolve()) if "{" not in argument and path.is_file() else argument
 
     def run(self, ctx: Context) -> dict[str, str]:
+        if self.trajectory is not None:
+            return simulate_trajectory.run(self, ctx)
         import torch
 
         from ..io.atomic import roll
@@ -165,6 +188,8 @@ class Simulate(Job):
         return shard * self.shard, min((shard + 1) * self.shard, self.simulations)
 
     def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        if self.trajectory is not None:
+            return simulate_trajectory.join(self, ctx, parts)
         from ..io.atomic import roll
         from ..io.rows import join, whole_parts
         from ..simulators.running import REASONS
@@ -292,7 +317,7 @@ def simulator_of(fields: dict[str, Any]) -> Any:
         raise BadInput(
             "it makes trajectories and has no parameters to draw",
             f"simulator '{fields['simulator']}'",
-            "Name a simulator with a prior: see simulators/base.py.",
+            "Write trajectory: {frames: ...}, or name a simulator with a prior.",
         )
     return found
 
