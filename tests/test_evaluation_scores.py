@@ -13,11 +13,23 @@ import pytest
 from hpcinv.errors import BadInput
 from hpcinv.evaluation.bootstrap import block_counts, block_length
 from hpcinv.evaluation.crps import crps
+from hpcinv.evaluation.physics import checks
 from hpcinv.evaluation.scores import scorecard, seam
-from hpcinv.evaluation.sums import FrameSums, evaluate
+from hpcinv.evaluation.spectra import spectrum
+from hpcinv.evaluation.sums import SUMMED, FrameSums, evaluate
+from hpcinv.evaluation.words import verdict
 from hpcinv.parallel import World
 
 M, L, C, H, W = 5, 9, 2, 6, 8
+GRID = SimpleNamespace(
+    grid=(H, W), mask=None, channels=["u", "v"], units=["m s-1"] * 2,
+    standard_names=["eastward_wind", "northward_wind"],
+    coords={"lat": np.linspace(-75, 75, H), "lon": np.arange(W) * 360 / W}, coord_attrs={},
+)  # fmt: skip
+ALL = {  # every sum that there is
+    "threshold": lambda t: np.full((C, H, W), 0.1), "spectrum": spectrum(GRID),
+    "checks": checks(GRID),
+}  # fmt: skip
 TWO = {"channels": ["u", "v"], "units": ["m s-1"] * 2}
 
 
@@ -100,11 +112,20 @@ def test_agreement_with_the_scores_package():
     assert np.abs(theirs - sums.squared / sums.weight).max() < 1e-12
 
 
+def _energy(x, y, w):
+    norm = lambda d: np.sqrt((w * d**2).sum((-2, -1)) / w.sum())  # noqa: E731
+    return norm(x - y).mean() - norm(x[:, None] - x[None]).sum() / (2 * M * (M - 1))
+
+
 def test_pooled_scores_are_the_definitions():
     ensemble, truth = case()
     x, y, w = ensemble.x.astype(float), truth.y.astype(float), truth.w
     card = scorecard({"a": sums_of(ensemble, truth)}, **TWO, replicates=20)
-    got = {k: v["value"] for k, v in card["methods"]["a"]["pooled"].items() if isinstance(v, dict)}
+    got = {
+        k: v["value"]
+        for k, v in card["methods"]["a"]["pooled"].items()
+        if isinstance(v, dict) and "value" in v
+    }
     m = x.mean(0)
     mse = ((m - y) ** 2 * w).mean()
     var = (x.var(0, ddof=1) * w).mean()
@@ -115,6 +136,7 @@ def test_pooled_scores_are_the_definitions():
         "spread_skill": np.sqrt((M + 1) / M * var / mse),
         "spread_skill_unbiased": np.sqrt(var / (mse - var / M)),
         "crps": (crps(x, y) * w).mean(),
+        "energy": np.mean([_energy(x[:, t, c], y[t, c], w) for t in range(L) for c in range(C)]),
     }
     h = np.array([(((x < y).sum(0) == k) * w).mean() for k in range(M + 1)])
     want["rank_distance"] = 0.5 * np.abs(h - 1 / (M + 1)).sum()
@@ -135,14 +157,14 @@ def test_pooled_scores_are_the_definitions():
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_any_partition_gives_the_same_sums(ranks):
     ensemble, truth = case()
-    whole = sums_of(ensemble, truth)
-    parts = [sums_of(ensemble, truth, world=World(r, ranks)) for r in range(ranks)]
+    whole = sums_of(ensemble, truth, **ALL)
+    parts = [sums_of(ensemble, truth, world=World(r, ranks), **ALL) for r in range(ranks)]
     merged = parts[-1]
     for p in parts[:-1]:
         merged = merged.merge(p)
     # members in another order, frames evaluated in blocks
-    order = sums_of(ensemble, truth, members=[3, 1, 4, 0, 2])
-    for name in ("weight", "error", "squared", "variance", "crps", "increment", "ranks"):
+    order = sums_of(ensemble, truth, members=[3, 1, 4, 0, 2], **ALL)
+    for name in SUMMED:
         a = getattr(whole, name)
         assert np.abs(a - getattr(merged, name)).max() <= 1e-12 * np.abs(a).max(), name
         assert np.abs(a - getattr(order, name)).max() <= 1e-12 * np.abs(a).max(), name
@@ -152,11 +174,12 @@ def test_any_partition_gives_the_same_sums(ranks):
 
 def test_points_sorted_in_small_batches(monkeypatch):
     ensemble, truth = case()
-    whole = sums_of(ensemble, truth)
+    whole = sums_of(ensemble, truth, **ALL)
     monkeypatch.setattr("hpcinv.evaluation.sums.BATCH", 7 * M)
-    batched = sums_of(ensemble, truth)
-    for name in ("squared", "variance", "crps", "ranks"):
-        assert np.allclose(getattr(whole, name), getattr(batched, name), rtol=1e-12, atol=1e-12)
+    batched = sums_of(ensemble, truth, **ALL)
+    for name in SUMMED:
+        a = getattr(whole, name)
+        assert np.abs(a - getattr(batched, name)).max() <= 1e-12 * np.abs(a).max(), name
 
 
 @pytest.mark.mpi
@@ -165,12 +188,12 @@ def test_real_ranks_give_the_same_sums(ranks, tmp_path):
     code = """
         import sys; sys.path[:0] = sys.argv[1:3]
         import numpy as np
-        from test_evaluation_scores import case, sums_of
+        from test_evaluation_scores import ALL, SUMMED, case, sums_of
         from hpcinv.parallel import MPIWorld
         world = MPIWorld()
         assert world.size == int(sys.argv[3]), world.size
-        whole, mine = sums_of(*case()), sums_of(*case(), world=world)
-        for name in ("squared", "variance", "crps", "increment", "true_increment", "ranks"):
+        whole, mine = sums_of(*case(), **ALL), sums_of(*case(), world=world, **ALL)
+        for name in SUMMED:
             a, b = getattr(whole, name), getattr(mine, name)
             assert np.abs(a - b).max() <= 1e-12 * np.abs(a).max(), name
         print("same")
@@ -319,10 +342,12 @@ def test_seams_are_seen():
     truth.y = np.cumsum(rng.standard_normal((40, C, H, W)), 0).astype(np.float32)
     x = truth.y + np.cumsum(rng.standard_normal((3, 40, C, H, W)), 1) * 0.1
     smooth = sums_of(Ensemble(x=x.astype(np.float32)), truth)
-    assert seam(smooth, [20])["ratio"] == pytest.approx(1, abs=0.1)
+    found = seam(smooth, [10, 20, 30])
+    assert found["ratio"] == pytest.approx(1, abs=0.1) and found["low"] < 1 < found["high"]
     x[:, 20:] += 2 * rng.standard_normal((3, 1, C, H, W))  # a jump between frames 19 and 20
     jump = sums_of(Ensemble(x=x.astype(np.float32)), truth)
-    assert seam(jump, [20])["ratio"] > 3
+    found = seam(jump, [20])
+    assert found["ratio"] > 3 and found["low"] > 2
     with pytest.raises(BadInput, match="no seam"):
         seam(jump, [])
 
@@ -331,3 +356,29 @@ def test_zeros_merge_as_nothing():
     sums = sums_of(*case())
     again = FrameSums.zeros(L, C, M).merge(sums)
     assert np.array_equal(again.crps, sums.crps) and np.array_equal(again.ranks, sums.ranks)
+
+
+def test_the_verdict_tells_of_scales_balance_and_seams():
+    ensemble, truth = case(length=40, members=9)
+    how = {"spectrum": ALL["spectrum"], "checks": ALL["checks"]}
+
+    def told(x):
+        sums = sums_of(Ensemble(x=x.astype(np.float32)), truth, **ALL)
+        card = scorecard(
+            {"a": sums}, **TWO, replicates=20, boundaries={"a": [10, 20, 30]}, **how
+        )  # fmt: skip
+        found = {f.question: f for f in verdict(card).findings}
+        return card["methods"]["a"], found, verdict(card)
+
+    entry, found, _ = told(ensemble.x)
+    for question in ("the truth’s scales", "variables fit", "windows join"):
+        assert next(f for q, f in found.items() if question in q).level == "good"
+    assert 0.8 < min(entry["spectrum"]["channels"]["u"]["members_over_truth"]) < 1.25
+    assert "No slope or bow" in found["Does it know how wrong it can be?"].text
+    smooth = (ensemble.x + np.roll(ensemble.x, 1, -1) + np.roll(ensemble.x, -1, -1)) / 3
+    smooth[:, 10:20] += 20
+    smooth[:, 30:] += 20
+    entry, found, judged = told(smooth)
+    assert found["Has it the truth’s scales?"].level != "good"
+    assert found["Do its variables fit together?"].level != "good"
+    assert found["Do its windows join?"].level == "poor" and judged.level != "good"

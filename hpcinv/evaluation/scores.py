@@ -13,13 +13,20 @@ means over grid, frames and (pooled) channels in angle brackets:
 * rank_distance: total-variation distance of the rank histogram from the flat one,
   :math:`\tfrac12 \sum_k |h_k - \tfrac{1}{M + 1}|`;
 * coverage: how often the truth lies between the k-th smallest and the k-th largest member,
-  nominally :math:`(M + 1 - 2 k) / (M + 1)`; a sum of the rank histogram, hence exact.
+  nominally :math:`(M + 1 - 2 k) / (M + 1)`; a sum of the rank histogram, hence exact;
+* energy: the fair energy score of each frame's field (`hpcinv.evaluation.energy`), averaged;
+* flatness: a test of the rank histogram (`hpcinv.evaluation.flatness`);
+* reliability: of the probability of an event (`hpcinv.evaluation.reliability`);
+* spectrum: power of truth, members and mean by scale (`hpcinv.evaluation.spectra`);
+* checks: root mean squares of physical quantities (`hpcinv.evaluation.physics`);
+* seam: whether increments jump where windows meet (`seam`).
 """
 
 from __future__ import annotations
 
 __all__ = ["scorecard", "seam"]
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,18 +34,21 @@ import numpy as np
 
 from ..errors import BadInput
 from .bootstrap import block_counts, block_length
+from .flatness import flatness
+from .reliability import reliability
 from .sums import FrameSums
 
 METRICS = (
     "rmse",
     "bias",
     "crps",
+    "energy",
     "spread",
     "spread_skill",
     "spread_skill_unbiased",
     "rank_distance",
 )
-SUMS = ("weight", "error", "squared", "variance", "crps")
+SUMS = ("weight", "error", "squared", "variance", "crps", "energy")
 
 
 def scorecard(
@@ -51,6 +61,9 @@ def scorecard(
     block: int | None = None,
     replicates: int = 2000,
     seed: int = 0,
+    spectrum: Any = None,
+    checks: Any = None,
+    boundaries: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     r"""All scores of all methods, as JSON-like numbers.
 
@@ -62,11 +75,14 @@ def scorecard(
         level: Level of the intervals.
         block: Frames of a bootstrap block; `block_length` by default.
         replicates, seed: Of the bootstrap.
+        spectrum, checks: With which the sums were made, if any.
+        boundaries: Frames t of methods such that frames t − 1 and t come from different windows.
 
     Returns:
         `{"channels", "units", "pooled_units", "frames", "interval", "methods": {name: {"members",
-        "pooled": {metric: {"value", "low", "high"}, "rank_histogram", "coverage"}, "channels":
-        {channel: the same}, "frames": {"rmse", "spread", "crps", "increment_ratio"}}},
+        "pooled": {metric: {"value", "low", "high"}, "rank_histogram", "coverage", "flatness",
+        "reliability"}, "channels": {channel: the same}, "frames": {"rmse", "spread", "crps",
+        "increment_ratio"}, "spectrum", "checks", "seam"}},
         "differences": {other: {"rmse": first minus other, "crps"}}}`.
 
     Raises:
@@ -114,12 +130,20 @@ def scorecard(
         entry: dict[str, Any] = {"members": sums.members}
         if pool:
             entry["pooled"] = {m: interval(pooled[m]) for m in METRICS if m in pooled}
-            entry["pooled"] |= _histogram(sums.ranks.sum((0, 1)))
+            entry["pooled"] |= _histogram(sums.ranks.sum(1))
+            entry["pooled"] |= _events(sums.events.sum((0, 1)), sums.hits.sum((0, 1)))
         entry["channels"] = {}
         for c, channel in enumerate(channels):
             found = {m: interval(by_channel[m][:, c]) for m in METRICS if m in by_channel}
-            entry["channels"][channel] = found | _histogram(sums.ranks[:, c].sum(0))
+            entry["channels"][channel] = found | _histogram(sums.ranks[:, c])
+            entry["channels"][channel] |= _events(sums.events[:, c].sum(0), sums.hits[:, c].sum(0))
         entry["frames"] = _series(sums, s)
+        if spectrum is not None:
+            entry["spectrum"] = _spectrum(sums.power / L, spectrum, channels)
+        if checks is not None:
+            entry["checks"] = _checks(sums.checks / L, checks)
+        if boundaries is not None and len(boundaries.get(name, ())):
+            entry["seam"] = seam(sums, boundaries[name], level)
         card["methods"][name] = entry
         if name != first and pool:
             card["differences"][name] = {
@@ -133,7 +157,7 @@ def _derive(sums: FrameSums, counts: np.ndarray, scale: np.ndarray):
     a = {n: counts @ getattr(sums, n) for n in SUMS}
     ranks = np.einsum("bl,lck->bck", counts, sums.ranks)
     by_channel = _metrics(a, ranks, sums.members)
-    power = {"error": 1, "squared": 2, "variance": 2, "crps": 1, "weight": 0}
+    power = {"error": 1, "squared": 2, "variance": 2, "crps": 1, "energy": 1, "weight": 0}
     pooled = {n: (a[n] / scale ** power[n]).sum(1) for n in SUMS}
     return by_channel, _metrics(pooled, ranks.sum(1), sums.members)
 
@@ -141,7 +165,8 @@ def _derive(sums: FrameSums, counts: np.ndarray, scale: np.ndarray):
 def _metrics(a: dict[str, np.ndarray], ranks: np.ndarray, M: int) -> dict[str, np.ndarray]:
     w = a["weight"]
     mse, variance = a["squared"] / w, a["variance"] / w
-    found = {"rmse": np.sqrt(mse), "bias": a["error"] / w, "crps": a["crps"] / w}
+    found = {"rmse": np.sqrt(mse), "bias": a["error"] / w}
+    found |= {"crps": a["crps"] / w, "energy": a["energy"] / w}
     if M > 1:
         h = ranks / ranks.sum(-1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -158,13 +183,52 @@ def _metrics(a: dict[str, np.ndarray], ranks: np.ndarray, M: int) -> dict[str, n
 
 
 def _histogram(ranks: np.ndarray) -> dict[str, Any]:
-    h = ranks / ranks.sum()
+    r"""What ranks (L, M + 1) say."""
+    h = ranks.sum(0) / ranks.sum()
     M = len(h) - 1
     coverage = [
         {"nominal": (M + 1 - 2 * k) / (M + 1), "found": float(h[k : M + 1 - k].sum())}
         for k in range(1, M // 2 + 1)
     ]
-    return {"rank_histogram": h.tolist(), "coverage": coverage}
+    told = {"rank_histogram": h.tolist(), "coverage": coverage}
+    test = flatness(ranks)
+    return told if test is None else told | {"flatness": test}
+
+
+def _events(events: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
+    return {"reliability": reliability(events, hits)} if events.any() else {}
+
+
+def _spectrum(power: np.ndarray, spectrum: Any, channels: Sequence[str]) -> dict[str, Any]:
+    r"""Mean power by wave, and how much of the truth's the members have in three ranges."""
+    of = {}
+    waves = spectrum.waves
+    edges = np.unique(np.geomspace(1, len(waves), 4).round().astype(int))
+    for c, channel in enumerate(channels):
+        truth, members, mean = power[:, c]
+        ratio = [
+            float(members[a:b].sum() / truth[a:b].sum()) if truth[a:b].sum() > 0 else None
+            for a, b in itertools.pairwise(edges)
+        ]
+        of[channel] = {
+            "truth": truth.tolist(), "members": members.tolist(), "mean": mean.tolist(),
+            "members_over_truth": ratio,
+        }  # fmt: skip
+    ranges = [[int(waves[a]), int(waves[b - 1])] for a, b in itertools.pairwise(edges)]
+    return {"by": spectrum.name, "waves": waves.tolist(), "ranges": ranges, "channels": of}
+
+
+def _checks(squares: np.ndarray, checks: Any) -> dict[str, Any]:
+    truth, members = np.sqrt(squares)
+    return {
+        name: {
+            "units": unit,
+            "truth": float(truth[k]),
+            "members": float(members[k]),
+            "ratio": float(members[k] / truth[k]) if truth[k] > 0 else None,
+        }
+        for k, (name, unit) in enumerate(zip(checks.names, checks.units, strict=True))
+    }
 
 
 def _series(sums: FrameSums, scale: np.ndarray) -> dict[str, list[float]]:
@@ -179,17 +243,22 @@ def _series(sums: FrameSums, scale: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def seam(sums: FrameSums, boundaries: Sequence[int]) -> dict[str, float]:
+def seam(sums: FrameSums, boundaries: Sequence[int], level: float = 0.95) -> dict[str, Any]:
     r"""Whether the trajectory jumps where windows, ranks or array blocks meet.
 
     Arguments:
         sums: Sums of the whole trajectory.
         boundaries: Frames t such that frames t − 1 and t were made apart.
+        level: Of the interval, from the scatter over frames of the logarithm of the members'
+            increment over the truth's; boundaries are few, hence Student's t.
 
     Returns:
         Mean squared increments across the boundaries over those elsewhere, for the members and
-        for the truth; and `ratio`, the first over the second: 1 where there is no seam.
+        for the truth; and `ratio`, the first over the second: 1 where there is no seam, with
+        `low` and `high`.
     """
+    from scipy.stats import t as student
+
     at = np.zeros(len(sums.weight), bool)
     at[list(boundaries)] = True
     inside = ~at
@@ -201,4 +270,22 @@ def seam(sums: FrameSums, boundaries: Sequence[int]) -> dict[str, float]:
         return float(increment[at].mean() / increment[inside].mean())
 
     members, truth = relative(sums.increment), relative(sums.true_increment)
-    return {"members": members, "truth": truth, "ratio": members / truth}
+    tiny = np.finfo(float).tiny
+    q = np.log(sums.increment.sum(1) + tiny) - np.log(sums.true_increment.sum(1) + tiny)
+    parts = q[at], q[inside]
+    free = len(parts[0]) + len(parts[1]) - 2
+    half = np.inf
+    if free > 0:
+        spread = sum(((x - x.mean()) ** 2).sum() for x in parts) / free
+        half = student.ppf((1 + level) / 2, free) * np.sqrt(
+            spread * sum(1 / len(x) for x in parts)
+        )
+    ratio = members / truth
+    return {
+        "members": members,
+        "truth": truth,
+        "ratio": ratio,
+        "low": float(ratio * np.exp(-half)),
+        "high": float(min(ratio * np.exp(half), 1e9)),
+        "boundaries": [int(b) for b in boundaries],
+    }

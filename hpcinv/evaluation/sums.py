@@ -11,7 +11,7 @@ from __future__ import annotations
 
 __all__ = ["FrameSums", "evaluate"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,16 @@ import numpy as np
 from ..errors import BadInput
 from ..parallel import World
 from .crps import _of_sorted
+from .energy import energy
 
 BATCH = 1 << 22  # numbers sorted at once
 
-POINTWISE = ("weight", "error", "squared", "variance", "crps", "increment", "true_increment")
+POINTWISE = (
+    "weight", "error", "squared", "variance", "crps", "energy", "increment", "true_increment"
+)  # fmt: skip
+HISTOGRAMS = ("ranks", "events", "hits")
+TOTALS = ("power", "checks")
+SUMMED = (*POINTWISE, *HISTOGRAMS, *TOTALS)
 
 
 @dataclass
@@ -36,9 +42,17 @@ class FrameSums:
         squared: of :math:`(\bar x - y)^2`.
         variance: of the ensemble's unbiased variance.
         crps: of the fair CRPS.
+        energy: the weights' sum times the fair energy score of the frame's whole field
+            (`hpcinv.evaluation.energy`).
         increment, true_increment: of :math:`(x_t - x_{t-1})^2`, members' average, and of the
             truth's; zero in frame 0.
         ranks: of the indicator of each rank of the truth among the members, :math:`(L, C, M + 1)`.
+        events, hits: by the number of members above the threshold, 0 to M: of one, and of whether
+            the truth is above it, :math:`(L, C, M + 1)`; zero without a threshold.
+        power: power spectra of truth, members and ensemble mean, summed over frames,
+            :math:`(3, C, K)`; see `hpcinv.evaluation.spectra`.
+        checks: mean squares of physical quantities of truth and members, summed over frames,
+            :math:`(2, Q)`; see `hpcinv.evaluation.physics`.
         members: :math:`M`.
     """
 
@@ -47,15 +61,23 @@ class FrameSums:
     squared: np.ndarray
     variance: np.ndarray
     crps: np.ndarray
+    energy: np.ndarray
     increment: np.ndarray
     true_increment: np.ndarray
     ranks: np.ndarray
+    events: np.ndarray
+    hits: np.ndarray
+    power: np.ndarray
+    checks: np.ndarray
     members: int
 
     @classmethod
-    def zeros(cls, frames: int, channels: int, members: int) -> FrameSums:
+    def zeros(
+        cls, frames: int, channels: int, members: int, waves: int = 0, checks: int = 0
+    ) -> FrameSums:
         point = [np.zeros((frames, channels)) for _ in POINTWISE]
-        return cls(*point, np.zeros((frames, channels, members + 1)), members)
+        ranks = [np.zeros((frames, channels, members + 1)) for _ in HISTOGRAMS]
+        return cls(*point, *ranks, np.zeros((3, channels, waves)), np.zeros((2, checks)), members)
 
     def merge(self, other: FrameSums) -> FrameSums:
         r"""Sums of two disjoint sets of frames of the same trajectory and members.
@@ -68,16 +90,14 @@ class FrameSums:
         both = (self.weight > 0) & (other.weight > 0)
         if both.any():
             raise BadInput(f"frame {int(np.argmax(both.any(1)))} is in both sums", "merge")
-        names = (*POINTWISE, "ranks")
         return FrameSums(
-            *(getattr(self, n) + getattr(other, n) for n in names), members=self.members
+            *(getattr(self, n) + getattr(other, n) for n in SUMMED), members=self.members
         )
 
     def reduce(self, world: World) -> FrameSums:
         r"""The sums of all ranks, on every rank."""
-        names = (*POINTWISE, "ranks")
         return FrameSums(
-            *(world.all_reduce(getattr(self, n)) for n in names), members=self.members
+            *(world.all_reduce(getattr(self, n)) for n in SUMMED), members=self.members
         )
 
 
@@ -90,6 +110,9 @@ def evaluate(
     truth_start: int = 0,
     frames: tuple[int, int] | None = None,
     weights: np.ndarray | None = None,
+    threshold: Callable[[int], np.ndarray] | None = None,
+    spectrum: Any = None,
+    checks: Any = None,
     seed: int = 0,
     world: World | None = None,
     progress: Any = None,
@@ -105,6 +128,9 @@ def evaluate(
         frames: Half-open range to evaluate; all by default. Ranks share it.
         weights: Area weights with the grid's shape; the truth's own by default. Points of
             weight zero are never looked at.
+        threshold: Gives what an event exceeds, :math:`(C, *grid)`, of a frame of the truth.
+        spectrum: `hpcinv.evaluation.spectra.spectrum` of the grid, for power spectra.
+        checks: `hpcinv.evaluation.physics.Checks` of the trajectory.
         seed: Key of the random ranks that ties get, with the frame's number.
         world: Ranks that share the frames; all get all sums.
         progress: `.update(done, total)` after each frame.
@@ -122,7 +148,12 @@ def evaluate(
     C, M = len(truth.channels), len(members)
     if M == 0:
         raise BadInput("an ensemble without members", "evaluate")
-    sums = FrameSums.zeros(length, C, M)
+    if (spectrum or checks) is not None and len(valid) < weights.size:
+        raise BadInput("a spectrum or check of a grid with a mask", "evaluate", "Leave it out.")
+    sums = FrameSums.zeros(
+        length, C, M, 0 if spectrum is None else len(spectrum.waves),
+        0 if checks is None else len(checks.names),
+    )  # fmt: skip
 
     def load(t: int) -> tuple[np.ndarray, np.ndarray]:
         y = truth.read(truth_start + t, truth_start + t + 1)[0].reshape(C, -1)[:, valid]
@@ -135,9 +166,21 @@ def evaluate(
     before = load(start - 1) if lo < start < stop else None
     for t in range(start, stop):
         x, y = load(t)
+        above = None
+        if threshold is not None:
+            above = np.asarray(threshold(truth_start + t)).reshape(C, -1)[:, valid]
+        if spectrum is not None:
+            sums.power += spectrum.three(x, y)
+        if checks is not None:
+            sums.checks += checks.both(x, y)
         for c in range(C):
             sums.weight[t, c] = w.sum()
             _add(sums, t, c, x[:, c], y[c], w, seed)
+            sums.energy[t, c] = w.sum() * energy(x[:, c], y[c], w)
+            if above is not None:
+                count = (x[:, c] > above[c]).sum(0)
+                sums.events[t, c] = np.bincount(count, w, M + 1)
+                sums.hits[t, c] = np.bincount(count, w * (y[c] > above[c]), M + 1)
             if before is not None:
                 d = x[:, c].astype(np.float64) - before[0][:, c]
                 sums.increment[t, c] = (w * (d**2).mean(0)).sum()

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import words_fields
+
 SPREAD = (0.85, 1.15)  # spread/skill called calibrated
 FLAT = 0.12  # rank histogram distance called flat
 CHI2 = (0.75, 1.33)  # chi2 of withheld observations called consistent
@@ -77,6 +79,14 @@ def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", 
     beaten = [t for t in trivial if t in scores and not _better(card, t)]
     calibrated = calibration if "spread_skill" in scores[main] else "poor"
     seen = departures(card.get("innovations"))
+    entry = card["methods"][main]
+    for question, told in (
+        ("Has it the truth’s scales?", words_fields.scales(entry)),
+        ("Do its variables fit together?", words_fields.balance(entry)),
+        ("Do its windows join?", words_fields.seams(entry)),
+    ):
+        if told is not None:
+            out.findings.append(Finding(question, *told))
     out.findings += seen
     best = rival is None or rival.level == "good"
     if beaten:
@@ -264,6 +274,18 @@ def _calibration(s: Mapping[str, Any], unit: str) -> Finding:
         f" The rank histogram is {'close to' if level else 'far from'} flat "
         f"(distance {flat['value']:.2f}, at most {FLAT} wanted)."
     )
+    test = s.get("flatness")
+    if test is not None:
+        slope, bow = test["slope"], test["bow"]
+        how = (
+            "is biased" if abs(slope) > abs(bow) else "is too narrow" if bow > 0 else "is too wide"
+        )
+        text += (
+            f" A test that counts {test['frames']:.0f} independent frames says that it {how} "
+            f"(p = {test['p']:.2g})."
+            if test["p"] < 0.05
+            else f" No slope or bow is shown in it (p = {test['p']:.2g})."
+        )
     wide = [c for c in s["coverage"] if 0.5 <= c["nominal"]]
     if wide:
         c = min(wide, key=lambda c: abs(c["nominal"] - 0.8))

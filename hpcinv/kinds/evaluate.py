@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Evaluate"]
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -55,14 +56,26 @@ class Evaluate(Job):
     def run(self, ctx: Context) -> dict[str, str]:
         import numpy as np
 
+        from ..evaluation.physics import checks
         from ..evaluation.scores import scorecard
+        from ..evaluation.spectra import spectrum
         from ..evaluation.sums import evaluate
         from ..io.analysis import open_analysis
         from ..io.atomic import digest_bytes, write_json
 
         store = ctx.store(self.truth)
         L = self.frames[1] - self.frames[0]
-        sums = {}
+        scale = above = None
+        if store.statistics is not None:
+            s = np.square(store.statistics.std, dtype=np.float64).mean(0)
+            s = np.broadcast_to(s, store.statistics.shape).reshape(len(s), -1)
+            scale = np.sqrt(np.average(s, 1, store.weights().reshape(-1)))
+            stats = store.statistics
+            above = lambda t: np.broadcast_to(  # noqa: E731
+                stats.mean[int(stats.phase([t])[0])], stats.shape
+            )
+        waves, balance = spectrum(store), checks(store)
+        sums, boundaries = {}, {}
         for name in self.analyses:
             with open_analysis(ctx.inputs[name]) as analysis:
                 ctx.progress.begin(f"evaluating {name.rsplit('/', 1)[-1]}")
@@ -72,15 +85,14 @@ class Evaluate(Job):
                     members=analysis.members,
                     length=L,
                     truth_start=self.frames[0],
+                    threshold=above,
+                    spectrum=waves,
+                    checks=balance,
                     seed=self.seed,
                     world=ctx.world,
                     progress=ctx.progress,
                 )
-        scale = None
-        if store.statistics is not None:
-            s = np.square(store.statistics.std, dtype=np.float64).mean(0)
-            s = np.broadcast_to(s, store.statistics.shape).reshape(len(s), -1)
-            scale = np.sqrt(np.average(s, 1, store.weights().reshape(-1)))
+                boundaries[_short(name)] = _boundaries(ctx.inputs[name], L)
         card = scorecard(
             sums,
             channels=store.channels,
@@ -90,6 +102,9 @@ class Evaluate(Job):
             block=self.block,
             replicates=self.replicates,
             seed=self.seed,
+            spectrum=waves,
+            checks=balance,
+            boundaries=boundaries,
         )
         outputs = {}
         if self.observations is not None:
@@ -162,6 +177,21 @@ class Evaluate(Job):
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         return {"analyses": ", ".join(self.analyses)}
+
+
+def _boundaries(folder: Path, length: int) -> list[int]:
+    r"""Where the windows of a sampled trajectory meet; nothing for other analyses."""
+    import yaml
+
+    from ..assimilation.windows import cover, middles
+
+    path = folder / "job.yaml"
+    job = yaml.safe_load(path.read_text()) if path.exists() else {}
+    sampled = job.get("method") in ("diffusion", "conditioned")
+    if not sampled or job.get("mode") != "reanalysis":
+        return []
+    windows = cover(length, job["window"], job["overlap"])
+    return [b for _, b in middles(windows)[:-1]]
 
 
 def _short(name: str) -> str:

@@ -7,7 +7,7 @@ Elsewhere, and in other coordinates, weights end at the edge.
 
 from __future__ import annotations
 
-__all__ = ["horizontal", "nearest_points"]
+__all__ = ["axes", "goes_around", "horizontal", "nearest_points"]
 
 import itertools
 from typing import Any
@@ -19,7 +19,7 @@ from ..errors import BadInput
 LAT, LON = ("latitude", "lat"), ("longitude", "lon")
 
 
-def _axes(store: Any) -> dict[str, int]:
+def axes(store: Any) -> dict[str, int]:
     r"""Axis numbers of latitude and longitude, `{"lat": 0, "lon": 1}`."""
     found = {}
     for k, name in enumerate(store.coords):
@@ -46,12 +46,12 @@ def nearest_points(store: Any, lat: np.ndarray, lon: np.ndarray) -> tuple[np.nda
         BadInput: If the grid has an axis that is neither latitude nor longitude.
     """
     index, inside = [], np.ones(len(lat), bool)
-    axes = _axes(store)
+    of = axes(store)
     for k, name in enumerate(store.coords):
         axis = _axis(store, k)
-        if axes.get("lat") == k:
+        if of.get("lat") == k:
             x = np.asarray(lat, np.float64)
-        elif axes.get("lon") == k:
+        elif of.get("lon") == k:
             x = axis[0] + (np.asarray(lon, np.float64) - axis[0]) % 360.0
             half = abs(axis[1] - axis[0]) / 2 if len(axis) > 1 else 180.0
             x = np.where(x > axis.max() + half, x - 360.0, x)
@@ -81,16 +81,16 @@ def horizontal(
     """
     if space == "nearest":
         return point[:, None], np.ones((len(point), 1))
-    axes = _axes(store)
-    if space == "block" and not axes:
+    of = axes(store)
+    if space == "block" and not of:
         return _normalised(store, point, *_block(store, cells, point))
-    if set(axes) != {"lat", "lon"} or len(store.grid) != 2:
+    if set(of) != {"lat", "lon"} or len(store.grid) != 2:
         raise BadInput(
             f"'{space}' needs a grid of latitude and longitude, not {', '.join(store.coords)}",
             "observing: forward: space",
             "Write space: nearest.",
         )
-    la, lo = _axis(store, axes["lat"]), _axis(store, axes["lon"])
+    la, lo = _axis(store, of["lat"]), _axis(store, of["lon"])
     if space == "bilinear":
         i, wi = _bracket_latitude(la, np.asarray(lat, np.float64), lo)
         pieces = []
@@ -102,7 +102,7 @@ def horizontal(
             pieces += [(row, j[s], wi[side] * wj[s]) for s in range(2)]
     else:
         rows, columns = np.unravel_index(point, store.grid)
-        if axes["lat"] == 1:
+        if of["lat"] == 1:
             rows, columns = columns, rows
         half = cells // 2
         area = np.cos(np.deg2rad(la))
@@ -118,7 +118,7 @@ def horizontal(
             )
             pieces.append((r, c, np.where(good, np.maximum(area[r], 1e-6), 0.0)))
     r, c, w = (np.stack(column, 1) for column in zip(*pieces, strict=True))
-    where = (r, c) if axes["lat"] == 0 else (c, r)
+    where = (r, c) if of["lat"] == 0 else (c, r)
     return _normalised(store, point, np.ravel_multi_index(where, store.grid), w)
 
 

@@ -1,0 +1,138 @@
+r"""Physical checks: whether members obey what ties their variables, as well as the truth does.
+
+Mean squares over the grid (area-weighted), of quantities that a good state has in the right
+amount:
+
+* divergence and vorticity of the horizontal wind, s-1, on a sphere:
+  :math:`\nabla \cdot v = \frac{1}{a \cos\phi} (\partial_\lambda u + \partial_\phi (v
+  \cos\phi))`, :math:`\zeta = \frac{1}{a \cos\phi} (\partial_\lambda v - \partial_\phi (u
+  \cos\phi))`;
+* wind and geostrophic imbalance, m s-1, poleward of 20 degrees: of :math:`v - v_g` with
+  :math:`f \, k \times v_g = -\nabla \Phi`, where there is a geopotential, its height, or a
+  pressure at sea level (divided by a density of 1.2 kg m-3) beside the wind.
+
+Centred differences on the grid's own rows; the rows beside the poles are left out. Which channels
+are what is read from their standard names; several levels are several triples.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Checks", "checks"]
+
+from typing import Any
+
+import numpy as np
+
+from ..models.sphere import EARTH_RADIUS_KM
+from ..observations.stencils import axes, goes_around
+
+OMEGA = 7.292115e-5  # s-1
+GRAVITY, DENSITY = 9.80665, 1.2
+EAST = ("eastward_wind", "x_wind")
+NORTH = ("northward_wind", "y_wind")
+MASS = {
+    "geopotential": ("m2 s-2", 1.0),
+    "geopotential_height": ("m", GRAVITY),
+    "air_pressure_at_mean_sea_level": ("Pa", 1 / DENSITY),
+    "air_pressure_at_sea_level": ("Pa", 1 / DENSITY),
+}
+TROPICS = 20.0
+
+
+def checks(store: Any) -> Checks | None:
+    r"""The checks that a trajectory allows; None if it has no wind on a grid of the globe."""
+    of = axes(store)
+    if set(of) != {"lat", "lon"} or len(store.grid) != 2 or min(store.grid) < 4:
+        return None
+    if store.mask is not None and not np.asarray(store.mask, bool).all():
+        return None
+    if any(np.ptp(np.diff(np.asarray(x, float))) > 1e-3 for x in list(store.coords.values())):
+        return None
+    names = [n or "" for n in store.standard_names]
+    level = [
+        c.rsplit("_", 1)[-1] if c.rsplit("_", 1)[-1].isdigit() else "" for c in store.channels
+    ]
+    winds, mass = [], []
+    for i, n in enumerate(names):
+        if n not in EAST or store.units[i] != "m s-1":
+            continue
+        j = next(
+            (j for j, m in enumerate(names) if m in NORTH and level[j] == level[i]), None
+        )  # fmt: skip
+        if j is None or store.units[j] != "m s-1":
+            continue
+        winds.append((i, j, level[i]))
+        for k, m in enumerate(names):
+            if m in MASS and level[k] == level[i] and store.units[k] == MASS[m][0]:
+                mass.append((i, j, k, MASS[m][1], level[i]))
+    return Checks(store, winds, mass) if winds else None
+
+
+class Checks:
+    r"""See the module; made by `checks`.
+
+    Attributes:
+        names: Of the quantities.
+    """
+
+    def __init__(self, store: Any, winds: list, mass: list) -> None:
+        of = axes(store)
+        lat, lon = (np.asarray(list(store.coords.values())[of[k]], float) for k in ("lat", "lon"))
+        self.swapped, self.grid = of["lat"] == 1, tuple(store.grid)
+        self.winds, self.mass, self.around = winds, mass, goes_around(lon)
+        self.lat = np.deg2rad(lat)
+        self.step = np.deg2rad(lat[1] - lat[0]), np.deg2rad(lon[1] - lon[0])
+        inner = np.zeros((len(lat), len(lon)), bool)
+        inner[1:-1] = True
+        inner &= (np.abs(lat) < 89.5)[:, None]
+        if not self.around:
+            inner[:, [0, -1]] = False
+        area = np.broadcast_to(np.cos(self.lat)[:, None], inner.shape) * inner
+        self.area = area / area.sum()
+        outer = area * (np.abs(lat) >= TROPICS)[:, None]
+        self.outer = outer / max(outer.sum(), 1e-300)
+        at = lambda level: f" at {level}" if level else ""  # noqa: E731
+        if not outer.any():
+            self.mass = []
+        self.names = [f"{n}{at(w[2])}" for w in winds for n in ("divergence", "vorticity")]
+        self.names += [
+            f"{n}{at(m[4])}" for m in self.mass for n in ("wind", "geostrophic imbalance")
+        ]
+        self.units = ["s-1"] * (2 * len(winds)) + ["m s-1"] * (2 * len(self.mass))
+
+    def _gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        r"""(1 / a) ∂x/∂λ and (1 / a) ∂x/∂φ, 1/m; the edges are not to be used."""
+        a = 1e3 * EARTH_RADIUS_KM
+        east = (np.roll(x, -1, 1) - np.roll(x, 1, 1)) / (2 * self.step[1] * a)
+        north = np.zeros_like(x)
+        north[1:-1] = (x[2:] - x[:-2]) / (2 * self.step[0] * a)
+        return east, north
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        r"""Mean squares of all quantities of one state :math:`(C, *grid)`, physical units."""
+        x = np.asarray(x, np.float64)
+        x = x.swapaxes(1, 2) if self.swapped else x
+        cosine = np.maximum(np.cos(self.lat), 1e-6)[:, None]
+        out = []
+        for i, j, _ in self.winds:
+            u, v = x[i], x[j]
+            u_east, _ = self._gradient(u)
+            v_east, _ = self._gradient(v)
+            _, u_north = self._gradient(u * cosine)
+            _, v_north = self._gradient(v * cosine)
+            for q in ((u_east + v_north) / cosine, (v_east - u_north) / cosine):
+                out.append((self.area * q**2).sum())
+        f = 2 * OMEGA * np.sin(self.lat)[:, None]
+        f = np.where(np.abs(f) > 1e-6, f, 1e-6)
+        for i, j, k, factor, _ in self.mass:
+            east, north = self._gradient(factor * x[k])
+            u, v = -north / f, east / cosine / f
+            out.append((self.outer * (x[i] ** 2 + x[j] ** 2)).sum())
+            out.append((self.outer * ((x[i] - u) ** 2 + (x[j] - v) ** 2)).sum())
+        return np.array(out)
+
+    def both(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        r"""Of truth y :math:`(C, n)`, and of members x :math:`(M, C, n)` on average: (2, Q)."""
+        shape = (x.shape[1], *self.grid)
+        members = np.mean([self.of(m.reshape(shape)) for m in x], 0)
+        return np.stack([self.of(y.reshape(shape)), members])
