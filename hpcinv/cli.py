@@ -32,6 +32,10 @@ Cluster = Annotated[str, typer.Option(metavar="NAME", help="Cluster profile, or 
 Runs = Annotated[
     Path, typer.Option(metavar="DIR", help="Run folders. Default: $HPCINV_RUNS, else ./runs.")
 ]
+Task = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads it so)
+    typer.Argument(metavar="[STUDY[/JOB[/TASK]]]", help="Default: everything."),
+]
 Which = Annotated[str, typer.Argument(metavar="[STUDY[/JOB]]", help="Default: everything.")]
 
 
@@ -189,10 +193,7 @@ def status(
 
 @app.command()
 def why(
-    which: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads it so)
-        typer.Argument(metavar="[STUDY[/JOB[/TASK]]]", help="Default: everything."),
-    ] = None,
+    which: Task = None,
     runs: Runs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
@@ -208,7 +209,7 @@ def why(
 
 @app.command()
 def retry(
-    which: Which,
+    which: Annotated[str, typer.Argument(metavar="STUDY[/JOB[/TASK]]")],
     runs: Runs = None,
     mem: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory of one rank, e.g. 60GB.")

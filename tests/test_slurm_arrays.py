@@ -58,6 +58,9 @@ class Command:
     def manifest(self, folder=None):
         return json.loads(((folder or self.job) / "manifest.json").read_text())
 
+    def submission(self):
+        return json.loads((self.job / "submission.json").read_text())
+
     def attempts(self, task):
         return self.manifest(self.job / "tasks" / str(task))["attempts"]
 

@@ -15,12 +15,12 @@ from ..assimilation.baselines_config import METHODS, OI, Ensemble, EnsembleField
 from ..assimilation.config import GuidanceConfig, SamplerConfig
 from ..errors import BadInput
 from ..observations.config import Errors
-from ..runs.folder import RunFolder
-from . import arrays
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
     from .study import Study
+
+FRAMEWISE = ("oi", "climatology", "persistence")  # what they say of a frame needs no other
 
 
 class Assimilate(Job):
@@ -87,10 +87,10 @@ class Assimilate(Job):
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "analysis"
-    axes: ClassVar[tuple[str, ...]] = ("members",)
+    axes: ClassVar[tuple[str, ...]] = ("members", "dates")
 
     def axis(self, over: str) -> int:
-        return self.members
+        return self.members if over == "members" else self.frames[1] - self.frames[0]
 
     @property
     def sampled(self) -> bool:
@@ -137,6 +137,13 @@ class Assimilate(Job):
                 where.where(("frames",)),
                 "Give both jobs the same frames.",
             )
+        array = self.resources.array
+        if array is not None and array.over == "dates" and self.method not in FRAMEWISE:
+            raise BadInput(
+                f"method: {self.method} draws its frames together: they cannot be cut over dates",
+                where.where(("resources", "array", "over")),
+                f"Write 'over: members'; over dates go {', '.join(FRAMEWISE)}.",
+            )
         if self.sampled:
             if self.lead is not None and self.lead >= L:
                 raise BadInput(
@@ -159,6 +166,7 @@ class Assimilate(Job):
 
     def run(self, ctx: Context) -> dict[str, str]:
         from ..io.analysis import AnalysisWriter
+        from ..io.atomic import write_json
 
         store = ctx.store(self.data)
         a, b = self.frames
@@ -174,11 +182,16 @@ class Assimilate(Job):
             )
         table = self._table(ctx, store)
         draw = self._diffusion if self.sampled else self._baseline
-        members, pieces = draw(ctx, store, table)
+        members, frames = range(self.members), range(b - a)
+        if ctx.over == "dates":
+            frames = ctx.block
+        else:
+            members = ctx.block
+        own, pieces = draw(ctx, store, table)
         writer = AnalysisWriter(
             ctx.folder,
-            members=ctx.block,
-            own=members,
+            members=members,
+            own=own,
             world=ctx.world,
             fence=ctx.fence,
             channels=store.channels,
@@ -187,34 +200,28 @@ class Assimilate(Job):
             long_names=store.long_names,
             coords=store.coords,
             coord_attrs=store.coord_attrs,
-            time=store.time[a:b],
+            time=store.time[a + frames.start : a + frames.stop],
             time_units=store.time_units,
             calendar=store.calendar,
             mask=store.mask,
             attributes={"title": f"{self.method} {self.mode}", "seed": self.seed},
         )
         for member, start, block in pieces:
-            writer.write(member, start, block)
+            writer.write(member, start - frames.start, block)
         written = writer.close()
-        ctx.say(f"{len(ctx.block)} members of {b - a} frames")
+        if ctx.over == "dates" and ctx.world.rank == 0:
+            write_json(
+                ctx.folder / "frames.json",
+                {m: told["frames"] for m, told in written["members"].items()},
+            )
+        ctx.say(f"{len(members)} members of {len(frames)} frames")
         return {"analysis": written["digest"]}
 
     def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
-        from ..io.analysis import join
-        from ..io.atomic import roll
+        from .analysis_parts import join_blocks_of_dates, join_members
 
-        blocks = [arrays.block(self.members, len(parts), k) for k in range(len(parts))]
-        where = {
-            m: (part / "members" / f"{m}.nc").relative_to(ctx.folder)
-            for part, members in zip(parts, blocks, strict=True)
-            for m in members
-        }
-        joined = join(ctx.folder, where)
-        for part, members in zip(parts, blocks, strict=True):
-            told = RunFolder(part).manifest()["outputs"]["analysis"]
-            if roll(joined["members"][m] for m in members) != told:
-                raise BadInput("its members are not those its manifest tells of", part)
-        return {"analysis": joined["digest"]}
+        cut = ctx.over == "dates" and parts != [ctx.folder]
+        return {"analysis": (join_blocks_of_dates if cut else join_members)(self, ctx, parts)}
 
     def _table(self, ctx: Context, store: Any):
         r"""The observations, checked against the trajectory."""
@@ -371,6 +378,7 @@ class Assimilate(Job):
             self.method,
             lambda: Ensemble(method=self.method, **self.ensemble.model_dump()),
         )()
+        dates, L = ctx.over == "dates", self.frames[1] - self.frames[0]
         problem = Problem(
             store=store,
             statistics=store.statistics,
@@ -378,22 +386,23 @@ class Assimilate(Job):
             analysed=self.frames,
             table=table,
             # Members of an ensemble Kalman filter make each other: every task holds them all.
-            members=range(self.members) if self.method in METHODS else ctx.block,
+            members=range(self.members) if self.method in METHODS or dates else ctx.block,
             seed=self.seed,
             errors=self.errors,
         )
-        lo, hi = ctx.world.share(0, problem.length)
+        lo, hi = ctx.world.share(*((ctx.block.start, ctx.block.stop) if dates else (0, L)))
         baseline = build(config, problem)
         ctx.progress.begin(f"analysing by {self.method}")
 
         def pieces():
             for k in range(lo, hi):
                 for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
-                    if m in ctx.block:
+                    if dates or m in ctx.block:
                         yield m, k, x
                 ctx.progress.update(k + 1 - lo, hi - lo)
 
-        return list(ctx.block) if hi > lo else [], pieces()
+        own = problem.members if dates else ctx.block
+        return list(own) if hi > lo else [], pieces()
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         out = {"method": self.method, "members": str(self.members)}

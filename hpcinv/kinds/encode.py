@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ["Encode"]
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ..runs.folder import RunFolder
 from ..training.config import MixingConfig
 from .base import Context, Job, Ref
 
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Encode(Job):
-    r"""Encodes frames, or `windows` localised mixtures of `window` frames each."""
+    r"""Encodes frames, or `windows` localised mixtures of `window` frames each.
+
+    An array cuts the `frames` over dates, the mixtures over shards.
+    """
 
     kind: Literal["encode"] = "encode"
     data: Annotated[str, Ref("store")]
@@ -36,6 +41,15 @@ class Encode(Job):
             raise ValueError("mixtures need 'window', 'windows' and 'augmentation' together")
         return self
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        if self.windows:
+            return ("shards",)
+        return ("dates",) if self.frames else ()  # how many there are must be known beforehand
+
+    def axis(self, over: str) -> int:
+        return self.windows or self.frames[1] - self.frames[0]
+
     def run(self, ctx: Context) -> dict[str, str]:
         import torch
 
@@ -44,7 +58,8 @@ class Encode(Job):
         torch.set_num_threads(ctx.threads)
         store = ctx.store(self.data)
         model = load(ctx.inputs[self.autoencoder])
-        pieces = self._mixed(store) if self.augmentation else self._plain(store)
+        block = ctx.block if ctx.task is not None else None
+        pieces = self._mixed(store, block) if self.augmentation else self._plain(store, block)
         writer = self._writer(ctx, store, model, pieces)
         lo, hi = ctx.world.share(0, pieces.count)
         ctx.progress.begin("encoding")
@@ -60,17 +75,34 @@ class Encode(Job):
         ctx.say(f"{writer.length} frames, {'x'.join(map(str, model.latent_shape))} numbers each")
         return {"store": digest}
 
-    def _mixed(self, store):
+    def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        from ..io.join_store import join_stores
+
+        told = [RunFolder(p).manifest()["outputs"]["store"] for p in parts]
+        if parts == [ctx.folder]:
+            return {"store": told[0]}
+        if self.windows:
+            segments = [(i * self.window, (i + 1) * self.window) for i in range(self.windows)]
+        else:
+            segments = self._plain(ctx.store(self.data), None).segments
+        stores = [p / "store" for p in parts]
+        return {"store": join_stores(ctx.folder / "store", stores, segments, told)}
+
+    def _mixed(self, store, block):
         from .training_data import archive, mixed
 
         data = mixed(
             archive(store, self.window, self.frames), self.augmentation, self.seed, self.windows
         )
-        return Mixtures(data, self.window)
+        return Mixtures(data, self.window, range(self.windows) if block is None else block)
 
-    def _plain(self, store):
+    def _plain(self, store, block):
         a, b = self.frames or (0, store.length)
-        return Frames(store, a, b)
+        return (
+            Frames(store, a, b)
+            if block is None
+            else Frames(store, a + block.start, a + block.stop)
+        )
 
     def _writer(self, ctx: Context, store, model, pieces):
         import numpy as np
@@ -95,16 +127,16 @@ class Encode(Job):
 
 
 class Mixtures:
-    r"""Augmented windows, each a segment of its own."""
+    r"""Augmented windows, each a segment of its own: those with the ids of `block`."""
 
-    def __init__(self, data, window: int) -> None:
-        self.data, self.window, self.count = data, window, len(data)
+    def __init__(self, data, window: int, block: range) -> None:
+        self.data, self.window, self.block, self.count = data, window, block, len(block)
 
     def start(self, i: int) -> int:
         return i * self.window
 
     def read(self, i: int):
-        s = self.data.sample(0, i)
+        s = self.data.sample(0, self.block[i])
         return s["x"], s["context"]
 
     def clock(self) -> dict:
@@ -113,7 +145,7 @@ class Mixtures:
         n, W = self.count, self.window
         store = self.data.archive.store
         step = float(np.median(np.diff(store.time))) if store.length > 1 else 1.0
-        which = [self.data.mixing.label(0, i, len(self.data.archive)) for i in range(n)]
+        which = [self.data.mixing.label(0, i, len(self.data.archive)) for i in self.block]
         # Each window runs from the date of an archive window, whose season it has.
         return {
             "time": np.concatenate(
@@ -145,13 +177,17 @@ class Frames:
             np.zeros((1, 0), np.float32) if context is None else context,
         )
 
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        a, b = self.a, self.a + self.count
+        return [(max(p, a) - a, min(q, b) - a) for p, q in self.store.segments if q > a and p < b]
+
     def clock(self) -> dict:
         a, b = self.a, self.a + self.count
-        cut = [(max(p, a) - a, min(q, b) - a) for p, q in self.store.segments if q > a and p < b]
         return {
             "time": self.store.time[a:b],
             "time_units": self.store.time_units,
             "calendar": self.store.calendar,
-            "segments": cut,
+            "segments": self.segments,
             "context": self.store.context(range(a, b)),
         }

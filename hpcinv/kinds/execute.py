@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, BadInput, Stopped, tell_script
 from ..io.atomic import roll
 from ..parallel import World, connect, launched
-from ..runs.folder import Fenced, RunFolder
+from ..runs.folder import LOST, Fenced, RunFolder
 from ..runs.progress import Progress, clock
 from ..runs.stop import StopFlag
 from . import arrays
@@ -86,13 +86,21 @@ def _run(
             top.prepare((top.path / "job.yaml").read_text(), job.kind)
         (folder.path / "failure.json").unlink(missing_ok=True)  # an earlier attempt's
         try:
-            inputs = input_digests(folders, job)
+            # Slurm starts a job when those before it have ended: their files may not be here yet.
+            late = 30.0 if "SLURM_JOB_ID" in os.environ else 0.0
+            inputs = input_digests(folders, job, late)
             if complete(folder, inputs):
                 state = ["complete", 0]
             else:
                 if step == arrays.JOIN:
-                    patience = 60.0 if "SLURM_JOB_ID" in os.environ else 0.0
-                    parts = arrays.parts(folder, job, inputs, patience)
+                    parts = arrays.parts(folder, job, inputs, late)
+                if folder.lost_in_vain():
+                    raise BadInput(
+                        f"{LOST} starts of this Slurm job were lost without a word at the same "
+                        "place: it made no progress",
+                        folder.path,
+                        "See what its nodes died of (memory?); hpcinv retry starts it anew.",
+                    )
                 state = ["go", _begin(folder, world.size, inputs, block)]
         except BadInput as e:  # told by rank 0 to all, so that none waits for it
             state = ["bad", str(e)]

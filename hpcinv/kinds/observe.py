@@ -19,6 +19,7 @@ from ..observations.config import (
     Stations,
     Tracks,
 )
+from ..runs.folder import RunFolder
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Observe(Job):
 
     `data` is the trajectory that is observed. An OSSE draws from its frames; a file's rows are
     only mapped to its grid and its times. `observations.nc` holds every row, with a flag that
-    says why it is not used; `quality.json` counts the flags.
+    says why it is not used; `quality.json` counts the flags. An array cuts the drawing over
+    dates; a file is read in one.
     """
 
     kind: Literal["observe"] = "observe"
@@ -45,6 +47,13 @@ class Observe(Job):
     )
 
     thing: ClassVar[str] = "observations"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return () if self.observing.network == "table" else ("dates",)
+
+    def axis(self, over: str) -> int:
+        return self.frames[1] - self.frames[0]
 
     def check(self, name: str, study: Study) -> None:
         where = study.sources[name]
@@ -77,14 +86,15 @@ class Observe(Job):
         return {} if path is None else {"table": (Path(path), "quick")}
 
     def run(self, ctx: Context) -> dict[str, str]:
-        from ..io.atomic import digest_bytes, write_json
-        from ..observations.flags import counts
         from ..observations.networks import draw
-        from ..observations.quality import control
         from ..observations.read import Notes, read_points
 
         store = ctx.store(self.data)
         start, stop = self.frames
+        if ctx.task is not None:
+            how = {"start": start, "stop": stop, "seed": self.seed, "within": ctx.block}
+            table = draw(self.observing, store, **how)
+            return {"observations": table.save(ctx.folder / "observations.nc")}
         notes = Notes()
         quality = self.quality
         if self.observing.network == "table":
@@ -96,8 +106,33 @@ class Observe(Job):
                 quality = Quality(**sure)
         else:
             table = draw(self.observing, store, start=start, stop=stop, seed=self.seed)
+        return self._finish(ctx, table, quality, notes)
+
+    def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        from ..observations.read import Notes
+        from ..observations.table import ObservationTable
+
+        told = [RunFolder(p).manifest()["outputs"] for p in parts]
+        if parts == [ctx.folder]:
+            return told[0]
+        tables = [ObservationTable.load(p / "observations.nc") for p in parts]
+        for part, table, of_part in zip(parts, tables, told, strict=True):
+            if table.digest != of_part["observations"]:
+                raise BadInput("its rows are not those its manifest tells of", part)
+        table = ObservationTable.concatenate(tables)
+        if not len(table):
+            raise BadInput("no frame is observed", "observing", "Leave out gaps or 'missing'.")
+        return self._finish(ctx, table, self.quality, Notes())
+
+    def _finish(self, ctx: Context, table, quality: Quality | None, notes) -> dict[str, str]:
+        r"""Quality control of all rows, and the files."""
+        from ..io.atomic import digest_bytes, write_json
+        from ..observations.flags import counts
+        from ..observations.quality import control
+
+        start, stop = self.frames
         if quality is not None:
-            table = control(table, store, quality, start=start, seed=self.seed)
+            table = control(table, ctx.store(self.data), quality, start=start, seed=self.seed)
         digest = table.save(ctx.folder / "observations.nc")
         found = {"flags": counts(table), "left out when reading": notes, "first": notes.first}
         write_json(ctx.folder / "quality.json", found)

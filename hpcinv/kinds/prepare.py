@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["changed", "complete", "input_digests", "input_folders", "place", "prepare"]
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,29 @@ def input_folders(study: Study, runs: Path, name: str) -> dict[str, Path]:
     }
 
 
-def input_digests(folders: dict[str, Path], job: Job) -> dict[str, Any]:
+def input_digests(folders: dict[str, Path], job: Job, patience: float = 0.0) -> dict[str, Any]:
     r"""What identifies a job's inputs now.
+
+    Arguments:
+        folders: The folder behind every reference.
+        job: The job.
+        patience: Seconds that what another node wrote a moment ago may take to appear on a slow
+            shared file system.
 
     Raises:
         BadInput: If an input is not there or its job has not ended well.
     """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return _digests(folders, job)
+        except BadInput:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(min(1.0, patience))
+
+
+def _digests(folders: dict[str, Path], job: Job) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for ref, path in folders.items():
         if (path / "manifest.json").exists():

@@ -16,7 +16,8 @@ from ..errors import BadInput, nearest
 from ..io.atomic import write_bytes
 from ..kinds.study import Study, load_resolved
 from ..runs.folder import RunFolder
-from ..runs.tasks import states
+from ..runs.tasks import forget, states
+from .batches import spec
 from .profile import load_profile
 from .slurm import cancel, need_slurm, queue
 from .status import busy, collect, folders
@@ -30,14 +31,18 @@ def retry(runs: Path, which: str, **resources: Any) -> Delivery:
     r"""Sends what has failed, and what hangs on it, again.
 
     Arguments:
-        which: `study` or `study/job`.
+        which: `study` or `study/job`; or `study/job/task`, which is done again even if it is
+            complete (as are tasks whose folder was deleted).
         resources: Fields of `resources` that change for the jobs that failed.
 
     Raises:
         BadInput: If nothing of that name has failed.
     """
+    which, task = _task(which)
     study = known(runs, which)
     need_slurm()
+    for name in study.wanted:
+        _forget(study, runs / study.name / name, name, task)
     rows = {r.name.partition("/")[2]: r for r in collect(runs, study.name)}
     asked = study.wanted
     # What never started because a job before it failed is `queued` or `prepared` and not here.
@@ -59,6 +64,35 @@ def retry(runs: Path, which: str, **resources: Any) -> Delivery:
         delivery.profile.check(name, study.jobs[name])
     delivery.go_on()
     return delivery
+
+
+def _task(which: str) -> tuple[str, int | None]:
+    r"""`study/job` and the task of `study/job/task`."""
+    parts = which.strip("/").split("/")
+    if len(parts) == 3 and parts[2].isdecimal():
+        return "/".join(parts[:2]), int(parts[2])
+    return which, None
+
+
+def _forget(study: Study, path: Path, name: str, task: int | None) -> None:
+    r"""Makes an array incomplete again: a task that is named, or those that were deleted."""
+    array, folder = study.jobs[name].resources.array, RunFolder(path)
+    if task is not None and (array is None or task >= array.tasks):
+        last = f"The tasks are 0 to {array.tasks - 1}." if array else "It is no array."
+        raise BadInput(f"{study.name}/{name} has no task {task}", path, last)
+    if array is None or (task is None and folder.manifest()["state"] != "complete"):
+        return
+    if who := busy(folder):
+        raise BadInput(f"{folder.name} {who}", path, "Wait for its end, or cancel it.")
+    # A job that was never cut has no tasks to lose.
+    there = {p.name for p in (path / "tasks").glob("*")} or set(map(str, range(array.tasks)))
+    again = [k for k in range(array.tasks) if k == task or str(k) not in there]
+    for k in again:
+        if folder.of_task(k).exists:
+            folder.of_task(k).set_aside()
+        forget(path, k)
+    if again:
+        folder.mark(state="stopped", message=f"tasks to be done again: {spec(again)}")
 
 
 def known(runs: Path, which: str) -> Study:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, nearest
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, spent
 from ..runs.progress import read_progress
 from ..runs.tasks import pace, states
 from .batches import ARRAY
@@ -190,7 +190,7 @@ def _row(
     seconds = None
     if attempts:
         now = time.time() if state == "running" else attempts[-1]["started"]
-        seconds = sum(max(0.0, a.get("ended", now) - a["started"]) for a in attempts)
+        seconds = spent(attempts, now)
     row = JobStatus(folder.name, state, len(attempts), seconds, slurm=_id(m, sub), note=note)
     row.restarts = sum(a.get("slurm", {}).get("restart", "0") != "0" for a in attempts)
     if attempts:

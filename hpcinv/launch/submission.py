@@ -25,6 +25,7 @@ from .batches import ARRAY, WHOLE, Batch, expand
 from .slurm import Element
 
 Queue = dict[str, list[Element]]
+OURS = "hpcinv:"  # every key begins so
 
 
 @dataclass
@@ -44,8 +45,14 @@ class Sent:
         first = (self.offset + index) * self.pack
         return range(first, first + self.pack)
 
+    def elements(self, queue: Queue) -> list[Element]:
+        r"""What of it Slurm knows. A controller that dies may forget a job it has just taken,
+        and give its id to the next: a job with another key of ours is not this one."""
+        found = queue.get(self.slurm_job or "", [])
+        return [e for e in found if e.key == self.key or not e.key.startswith(OURS)]
+
     def alive(self, queue: Queue) -> bool:
-        return any(e.alive for e in queue.get(self.slurm_job or "", []))
+        return any(e.alive for e in self.elements(queue))
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Submission:
 
     def open(self, batch: Batch, pack: int) -> Sent:
         r"""Writes down a batch that is about to be sent."""
-        s = Sent(batch.step, f"hpcinv:{uuid.uuid4().hex[:12]}", None, batch.indices, batch.offset)
+        s = Sent(batch.step, f"{OURS}{uuid.uuid4().hex[:12]}", None, batch.indices, batch.offset)
         s.pack, s.at = pack, time.time()
         self.sent.append(s)
         self.save()
@@ -114,7 +121,7 @@ class Submission:
         r"""Tasks of an array that are in the queue, waiting or running."""
         found: set[int] = set()
         for s in self.sent:
-            for e in queue.get(s.slurm_job or "", []) if s.step == ARRAY else ():
+            for e in s.elements(queue) if s.step == ARRAY else ():
                 if e.alive:
                     found.update(k for i in expand(e.indices) for k in s.tasks(i))
         return found

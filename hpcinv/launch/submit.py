@@ -12,7 +12,7 @@ from ..errors import BadInput
 from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
-from ..runs.tasks import states
+from ..runs.tasks import forget, states
 from .batches import ARRAY, JOIN, Batch, expand, spec
 from .estimate import refuse_what_cannot_fit
 from .profile import Profile
@@ -20,6 +20,8 @@ from .script import render, scripts
 from .send import patiently, send
 from .slurm import cancel, check_partition, need_slurm, queue
 from .submission import Queue, Submission, locked
+
+TURNS = 3  # how often what Slurm has forgotten is sent
 
 
 def submit_study(
@@ -52,6 +54,16 @@ def submit_study(
     return delivery
 
 
+def _queue() -> Queue:
+    r"""My jobs; waits for a Slurm that does not answer."""
+    for pause in patiently("squeue", print):
+        known = queue()
+        if known is not None:
+            return known
+        pause(0.0)
+    raise AssertionError("patiently() ends by itself")
+
+
 @dataclass
 class Delivery:
     r"""Sends the jobs of a study; again and again, where a site takes only some at once.
@@ -61,6 +73,7 @@ class Delivery:
         prepare: Makes a job's run folder.
         left: Jobs that could not be sent yet, or not wholly.
         given: Tasks sent so far, by job: one that failed is not sent again by itself.
+        fresh: Keys of the batches sent just now.
     """
 
     study: Study
@@ -71,6 +84,7 @@ class Delivery:
     prepare: Callable[[str], RunFolder] | None = None
     left: list[str] = field(default_factory=list)
     given: dict[str, set[int]] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
 
     @property
     def folders(self) -> list[RunFolder]:
@@ -83,32 +97,56 @@ class Delivery:
             BadInput: If Slurm refuses a job.
         """
         with locked(self.runs / self.study.name):
-            for pause in patiently("squeue", print):
-                known = queue()
-                if known is not None:
+            known = _queue()
+            for _ in range(TURNS):
+                told, moved = self.left, self._turn(known)
+                if not moved:
                     break
-                pause(0.0)
-            told, self.left = self.left, []
-            subs = {n: Submission.of(place(self.study, self.runs, n)) for n in self.names}
-            for sub in subs.values():
-                sub.find_lost(known)
-            if self.prepare is not None:
-                for name, sub in subs.items():
-                    if not sub.live(known):
-                        self.prepare(name)
-            room = self._room(known)
-            ids: dict[str, str] = {}  # what waits or runs, by name
-            moved: set[str] = set()  # sent just now: what waited for its old self is sent again
-            for name in self.names:
-                parents = self.study.parents(name)
-                if any(p in self.left for p in parents):
-                    self.left.append(name)
-                    continue
-                after = [ids[p] for p in parents if p in ids]
-                stale = bool(moved & set(parents))
-                room = self._one(name, subs[name], after, stale, known, room, ids, moved)
+                known = _queue()
+                if not self._forgotten(moved, known):
+                    break
+                print("Slurm has forgotten what it was sent; sending it again", flush=True)
             for name in self.left if not told else ():
                 print(f"{self.study.name}/{name} follows when the queue has room for it")
+
+    def _turn(self, known: Queue) -> set[str]:
+        r"""Goes through the jobs once; returns the names of those it sent something of."""
+        self.left = []
+        self.fresh.clear()
+        subs = {n: Submission.of(place(self.study, self.runs, n)) for n in self.names}
+        for sub in subs.values():
+            sub.find_lost(known)
+        if self.prepare is not None:
+            for name, sub in subs.items():
+                if not sub.live(known):
+                    self.prepare(name)
+        room = self._room(known)
+        ids: dict[str, str] = {}  # what waits or runs, by name
+        moved: set[str] = set()  # sent just now: what waited for its old self is sent again
+        for name in self.names:
+            parents = self.study.parents(name)
+            if any(p in self.left for p in parents):
+                self.left.append(name)
+                continue
+            after = [ids[p] for p in parents if p in ids]
+            stale = bool(moved & set(parents))
+            room = self._one(name, subs[name], after, stale, known, room, ids, moved)
+        return moved
+
+    def _forgotten(self, names: set[str], known: Queue) -> bool:
+        r"""Whether Slurm does not know what it has just taken: a controller that is killed loses
+        the last seconds. It is struck off, to be sent again."""
+        some = False
+        for name in names:
+            sub = Submission.of(place(self.study, self.runs, name))
+            for s in [s for s in sub.sent if s.key in self.fresh]:
+                if not s.elements(known):
+                    sub.sent.remove(s)
+                    lost = {k for i in expand(s.indices) for k in s.tasks(i)}
+                    self.given.get(name, set()).difference_update(lost)
+                    some = True
+            sub.save()
+        return some
 
     def _room(self, known: Queue) -> int | None:
         r"""How many more jobs the site takes from me."""
@@ -189,6 +227,7 @@ class Delivery:
         script = render(sub.folder.name, job, self.profile, sub.folder.path, batch)
         array = job.resources.array
         sent = sub.open(batch, array.pack if array else 1)
+        self.fresh.add(sent.key)
         sent.slurm_job = send(script, sub.folder.logs, sent.key, dependency)
         sub.save()
         return sent.slurm_job
@@ -219,7 +258,10 @@ class Delivery:
             inputs = input_digests(
                 input_folders(self.study, self.runs, name), self.study.jobs[name]
             )
-            done = {k for k in done if complete(folder.of_task(k), inputs)}
+            for k in [k for k in done if not complete(folder.of_task(k), inputs)]:
+                done.remove(k)
+                if not folder.of_task(k).exists:  # somebody has deleted it
+                    forget(folder.path, k)
         elif after:
             done = set()
         return [k for k in range(array.tasks) if k not in done and k not in busy]

@@ -28,7 +28,15 @@ def random_points(truth: Any, *, start: int, stop: int, seed: int = 0, **fields:
     return draw(RandomPoints(**fields), truth, start=start, stop=stop, seed=seed)
 
 
-def draw(network: Any, truth: Any, *, start: int, stop: int, seed: int = 0) -> ObservationTable:
+def draw(
+    network: Any,
+    truth: Any,
+    *,
+    start: int,
+    stop: int,
+    seed: int = 0,
+    within: range | None = None,
+) -> ObservationTable:
     r"""What a network sees of the truth, with noise.
 
     Arguments:
@@ -37,6 +45,7 @@ def draw(network: Any, truth: Any, *, start: int, stop: int, seed: int = 0) -> O
             `.time_units`, `.calendar`, `.mask`); frames are read one by one.
         start, stop: Frames of the store that are analysed: frame `start` becomes frame 0.
         seed: Key of the draws.
+        within: Keep only these frames, counted from `start`; there may be none observed.
 
     Returns:
         A table of places × variables rows for each observed frame.
@@ -74,6 +83,8 @@ def draw(network: Any, truth: Any, *, start: int, stop: int, seed: int = 0) -> O
     where = places(network, truth, seed)
     rows: dict[str, list[np.ndarray]] = {k: [] for k in COLUMNS}
     for t in _observed(network, start, stop, seed):
+        if within is not None and t - start not in within:
+            continue
         rng = generator(seed, "observe", t)
         p = where(t, rng)
         noise = _noise(network, p, seen, sigma, t, rng, seed)
@@ -89,6 +100,8 @@ def draw(network: Any, truth: Any, *, start: int, stop: int, seed: int = 0) -> O
             ("station", p.station[:, None]),
         ):
             rows[key].append(np.broadcast_to(column, noise.shape).reshape(-1))
+    if not rows["frame"] and within is not None:
+        rows = {k: [np.zeros(0)] for k in rows}
     if not rows["frame"]:
         raise BadInput("no frame is observed", "observing", "Leave out gaps or missing frames.")
     table = ObservationTable(

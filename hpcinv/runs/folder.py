@@ -16,7 +16,7 @@ a node thought dead must not commit over its successor.
 
 from __future__ import annotations
 
-__all__ = ["Fenced", "RunFolder"]
+__all__ = ["LOST", "Fenced", "RunFolder", "spent"]
 
 import json
 import os
@@ -32,6 +32,16 @@ from .provenance import launch_ids, software
 from .tasks import sign
 
 FORMAT = 1
+LOST = 4  # starts in a row that may be lost at one place: a job can be what its nodes die of
+
+
+def spent(attempts: Sequence[dict[str, Any]], now: float) -> float:
+    r"""Seconds that attempts took together. One that was lost ended, at the latest, when the next
+    began; clocks of different nodes may differ, and take nothing away."""
+    ends = [*(a["started"] for a in attempts[1:]), now]
+    return sum(
+        max(0.0, a.get("ended", end) - a["started"]) for a, end in zip(attempts, ends, strict=True)
+    )
 
 
 class Fenced(RuntimeError):
@@ -176,7 +186,13 @@ class RunFolder:
         m["attempts"] = [*earlier, *m["attempts"]]
         old = m["attempts"][-1]["state"] if m["attempts"] else None
         m["attempts"].append(
-            {"started": time.time(), "ranks": ranks, "state": "running", **launch_ids()}
+            {
+                "started": time.time(),
+                "from": self.reached(),
+                "ranks": ranks,
+                "state": "running",
+                **launch_ids(),
+            }
         )
         m.pop("message", None)
         m.update(state="running", inputs=inputs, versions=software(), **fields)
@@ -222,7 +238,18 @@ class RunFolder:
             and attempts[0].get("reached") == self.reached()
         )
 
+    def lost_in_vain(self) -> bool:
+        r"""Whether the last `LOST` starts of this Slurm job all died unheard and got nowhere."""
+        attempts = self.manifest()["attempts"][-LOST:]
+        here = launch_ids().get("slurm", {}).get("job")
+        return len(attempts) == LOST and all(
+            a["state"] == "running"
+            and here is not None
+            and a.get("slurm", {}).get("job") == here
+            and a.get("from") == self.reached()
+            for a in attempts
+        )
+
     def seconds(self) -> float:
         r"""Wall-clock seconds all attempts took together."""
-        now = time.time()
-        return sum(a.get("ended", now) - a["started"] for a in self.manifest()["attempts"])
+        return spent(self.manifest()["attempts"], time.time())

@@ -7,7 +7,7 @@ task that was killed still reads `running` here.
 
 from __future__ import annotations
 
-__all__ = ["pace", "sign", "states"]
+__all__ = ["forget", "pace", "sign", "states"]
 
 import contextlib
 import os
@@ -48,6 +48,12 @@ def sign(run: Path, task: int, new: tuple[str, int], old: tuple[str, int] | None
             return
     folder.mkdir(exist_ok=True)
     mark.touch()
+
+
+def forget(run: Path, task: int) -> None:
+    r"""Takes away a task's marks: its folder is gone, and its attempts count from 1 again."""
+    for mark in (run / "states").glob(f"{task}.*"):
+        mark.unlink(missing_ok=True)
 
 
 def pace(run: Path, done: int, total: int) -> tuple[float | None, float | None]:
