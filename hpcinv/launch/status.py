@@ -234,6 +234,7 @@ def _tasks(
     row.rate, row.eta = pace(folder.path, int(row.done), array.tasks)
     row.slurm = ",".join(dict.fromkeys(s.slurm_job for s in sub.sent if s.slurm_job)) or row.slurm
     row.attempt = max((n for _, n in marks.values()), default=row.attempt)
+    row.restarts = sum(n - 1 for _, n in marks.values() if n > 1)
     nodes = {e.nodes for s in sub.sent for e in (queued or {}).get(s.slurm_job or "", [])}
     if row.tasks.get("running"):
         row.state, row.note = "running", ""

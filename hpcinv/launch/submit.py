@@ -197,6 +197,8 @@ class Delivery:
         sent: list[str] = []
         try:
             for batch in batches:
+                # After an array this is its join, never `aftercorr` of its tasks: a task compares
+                # its inputs with the digest of the joined result, which only the join knows.
                 waits = [f"afterok:{':'.join(after)}"] if after else []
                 if batch.step == JOIN and (parts := arrays + sent):
                     waits = [f"afterok:{':'.join(parts)}"]
