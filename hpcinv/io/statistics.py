@@ -131,7 +131,7 @@ class Statistics:
         try:
             with h5py.File(path, "r") as f:
                 arrays = (f[k][()] for k in ("mean", "std", "count", "phases"))
-                s = cls(*arrays, tuple(int(n) for n in f.attrs["grid"]))
+                s = cls(*arrays, tuple(int(n) for n in f.attrs.get("grid", ())))
                 told = f.attrs["digest"]
         except (OSError, KeyError) as e:
             raise BadInput(f"statistics cannot be read ({e})", path, "Run its job again.") from e
