@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hpcinv.errors import BadInput
+from hpcinv.io.statistics import Statistics
 from hpcinv.observations.config import Buddy, Derived, Forward, Measured, Quality
 from hpcinv.observations.flags import BUDDY, PLACE, REASONS, counts
 from hpcinv.observations.operators import Operator
@@ -45,11 +46,10 @@ def america():
     s = trajectory(["t", "u", "v"], ["K", "m s-1", "m s-1"], np.arange(20, 61, 1.0),
                    np.arange(-130, -59, 1.0), np.arange(0, 24, 6.0),
                    "hours since 1995-03-18")  # fmt: skip
-    s.statistics = SimpleNamespace(
-        mean=np.tile(np.array([283.0, 0, 0])[None, :, None, None], (1, 1, *s.grid)),
-        std=np.tile(np.array([12.0, 5, 5])[None, :, None, None], (1, 1, *s.grid)),
-        phase=lambda frames: np.zeros(len(np.atleast_1d(frames)), int),
-    )
+    s.statistics = Statistics(
+        np.array([283.0, 0, 0]).reshape(1, 3, 1, 1), np.array([12.0, 5, 5]).reshape(1, 3, 1, 1),
+        np.full(1, 9), np.zeros(4, int), tuple(s.grid),
+    )  # fmt: skip
     return s
 
 

@@ -78,7 +78,7 @@ def verdict(card: Mapping[str, Any], trivial: tuple[str, ...] = ("climatology", 
         calibration = out.findings[-1].level
     beaten = [t for t in trivial if t in scores and not _better(card, t)]
     calibrated = calibration if "spread_skill" in scores[main] else "poor"
-    seen = departures(card.get("innovations"))
+    seen = [*departures(card.get("innovations")), *_faults(card.get("misspecification"))]
     entry = card["methods"][main]
     for question, told in (
         ("Has it the truth’s scales?", words_fields.scales(entry)),
@@ -162,6 +162,24 @@ def departures(found: Mapping[str, Any] | None) -> list[Finding]:
             )
         )  # fmt: skip
     return out
+
+
+def _faults(found: Mapping[str, Any] | None) -> list[Finding]:
+    r"""Whether prior and observations are what they are said to be."""
+    if not found:
+        return []
+    question = "Do prior and observations fit what was assumed of them?"
+    p = f"p = {found['p']:.3f}, {found['repeats']} withheld truths from "
+    p += f"{found['periods']} separate periods"
+    if found["told"] == "consistent":
+        text = f"Departures are as those of withheld truths observed in the same way ({p})."
+        return [Finding(question, "good", text, "Nothing against it")]
+    names = ", ".join(found["candidates"])
+    if found["told"] == "cannot tell":
+        text = f"Departures are not those of withheld truths ({p}). Any of these explains them: "
+        return [Finding(question, "poor", f"{text}{names}.", "No; why, cannot be told")]
+    text = f"Departures are not those of withheld truths ({p}). They look like this: {names}."
+    return [Finding(question, "poor", text)]
 
 
 def _main_scores(card, name: str) -> Mapping[str, Any]:

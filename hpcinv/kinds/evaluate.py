@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..errors import BadInput
-from .base import Context, Job, Ref
+from .base import Context, Fields, Job, Ref
 
 if TYPE_CHECKING:
     from .study import Study
+
+
+class WithheldTruths(Fields):
+    r"""The test of prior and observations, see `hpcinv.evaluation.withheld_truths`."""
+
+    truths: tuple[int, int] = Field(
+        description="half-open range of frames of the truth that neither prior nor statistics saw"
+    )
+    repeats: int = Field(400, ge=100)
+    level: float = Field(0.05, gt=0, lt=0.5)
 
 
 class Evaluate(Job):
@@ -26,6 +36,9 @@ class Evaluate(Job):
     observations: Annotated[str | None, Ref("observations")] = None
     background: Annotated[str | None, Ref("analysis")] = Field(
         None, description="what was known before the observations; for O−B and Desroziers"
+    )
+    misspecification: WithheldTruths | None = Field(
+        None, description="test prior and errors of the observations against withheld truths"
     )
     level: float = Field(0.95, gt=0, lt=1, description="of the confidence intervals")
     block: int | None = Field(None, ge=1, description="frames of a bootstrap block")
@@ -52,6 +65,27 @@ class Evaluate(Job):
                 "a 'background' without 'observations'", where(("background",)),
                 "Name the observe job too: O−B is of its rows.",
             )  # fmt: skip
+        if self.misspecification is not None:
+            self._check_truths(study, where)
+
+    def _check_truths(self, study: Study, where: Any) -> None:
+        a, b = self.misspecification.truths
+        at = where(("misspecification", "truths"))
+        if self.observations is None:
+            raise BadInput("nothing to test without 'observations'", at, "Name the observe job.")
+        if b - a < self.frames[1] - self.frames[0]:
+            raise BadInput(
+                f"frames {a} to {b - 1} are fewer than the {self.frames[1] - self.frames[0]} "
+                "evaluated", at, "Withhold more.",
+            )  # fmt: skip
+        data = study.jobs.get(self.truth)
+        learnt = getattr(getattr(data, "statistics", None), "frames", None)
+        for what, frames in (("evaluated", self.frames), ("in the statistics", learnt)):
+            if frames is not None and a < frames[1] and frames[0] < b:
+                raise BadInput(
+                    f"frames {max(a, frames[0])} to {min(b, frames[1]) - 1} are {what}: no "
+                    "withheld truths", at, "Give frames that nothing has learnt from.",
+                )  # fmt: skip
 
     def run(self, ctx: Context) -> dict[str, str]:
         import numpy as np
@@ -109,6 +143,8 @@ class Evaluate(Job):
         outputs = {}
         if self.observations is not None:
             card["innovations"], outputs["feedback"] = self._innovations(ctx, store)
+        if self.misspecification is not None:
+            card["misspecification"] = self._misspecification(ctx, store)
         path = ctx.folder / "scores.json"
         if ctx.world.rank == 0:
             write_json(path, card)
@@ -174,6 +210,23 @@ class Evaluate(Job):
             replicates=self.replicates, seed=self.seed,
         )  # fmt: skip
         return found, digest
+
+    def _misspecification(self, ctx: Context, store: Any) -> dict[str, Any]:
+        from ..evaluation.withheld_truths import check_table
+        from ..observations.table import ObservationTable
+
+        m = self.misspecification
+        ctx.progress.begin("withheld truths")
+        if m.truths[1] > store.length:
+            raise BadInput(
+                f"frame {m.truths[1] - 1} of a trajectory of {store.length}",
+                "misspecification: truths",
+            )
+        table = ObservationTable.load(ctx.inputs[self.observations] / "observations.nc")
+        return check_table(
+            table, store, self.frames[0], self.frames[1] - self.frames[0], m.truths,
+            repeats=m.repeats, level=m.level, seed=self.seed, world=ctx.world,
+        )  # fmt: skip
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         return {"analyses": ", ".join(self.analyses)}

@@ -1,0 +1,141 @@
+r"""The misspecification test of a table of observations, from withheld truths of its trajectory.
+
+The background of every row is the climatology's prediction (`observations.background`), so that
+nothing is sampled: a repeat takes a stretch of withheld frames as truth, observes it where and as
+well as the table says the data were, and sums up its departures. The faults put into it are, for
+each variable, a σ twice and a bias of one σ; for all rows together a bias of one σ; and a
+prior that is shifted by one of its deviations, or too narrow by a factor 1.5.
+
+What a deviation of the climatology hides is hidden from this test too: errors far smaller than it
+show only where their number is large.
+"""
+
+from __future__ import annotations
+
+__all__ = ["check_table"]
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+from ..observations import flags
+from ..observations.background import prior_predictive
+from ..observations.operators import Operator
+from .innovations import groups
+from .misspecification import Misspecification, features
+
+FACTOR, NARROW = 2.0, 1.5
+FEWEST = 10  # separate periods of truth
+
+
+def check_table(
+    table: Any, store: Any, start: int, length: int, truths: tuple[int, int], *,
+    repeats: int = 400, level: float = 0.05, seed: int = 0, world: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    r"""Judges the rows with flag 0.
+
+    Arguments:
+        table, store: The observations and their trajectory, with statistics.
+        start: Frame of the store that is the table's frame 0.
+        length: Frames of the table.
+        truths: Half-open range of frames that neither prior nor statistics have seen.
+        repeats: Withheld truths drawn.
+        level, seed: Of the test, and of its draws.
+        world: Ranks that share the repeats.
+
+    Returns:
+        What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
+        not overlap), `groups` and `alike`.
+
+    Raises:
+        BadInput: If the withheld truths are shorter than the table, or too few for its groups.
+    """
+    from ..diffusion.noise import generator
+    from ..parallel import World
+
+    world = world or World()
+    used = table.select((table.flag == flags.USED) & (table.point >= 0) & (table.frame >= 0))
+    starts = _starts(store, truths, length)
+    periods = (truths[1] - truths[0]) // length
+    if periods < FEWEST:
+        raise BadInput(
+            f"{periods} separate periods of {length} frames are no distribution",
+            "misspecification: truths",
+            f"Withhold {FEWEST * length} frames or more, or evaluate fewer at a time.",
+        )
+    of = np.stack([rows for name, rows in groups(used).items() if ", used" in name])
+    names = [name.replace(", used", "") for name in groups(used) if ", used" in name]
+    sigma = used.error
+    faults = [
+        *(f"σ of {v}" for v in used.variables if f"{v}" in names),
+        *(f"bias of {v}" for v in used.variables if f"{v}" in names),
+        "bias of all", "prior shifted everywhere", "prior too narrow",
+    ]  # fmt: skip
+    share = of.T.astype(np.float64)
+
+    def told(d: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        r"""Features of departures (K, D)."""
+        every = lambda v: np.broadcast_to(v @ share, (len(d), 1, share.shape[1]))  # noqa: E731
+        return features(
+            SimpleNamespace(
+                count=every(np.ones(len(sigma))), sigma2=every(sigma**2),
+                d_b=(d @ share)[:, None], d2_b=(d**2 @ share)[:, None],
+                v2_b=every(sigma**2 + deviation**2),
+            ),
+            analysis=False,
+        )  # fmt: skip
+
+    pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
+    P = 2 * len(names)
+    null, bad = np.zeros((repeats, P)), np.zeros((len(faults), repeats, P))
+    lo, hi = world.share(0, repeats)
+    for s in np.unique(pick[lo:hi]):
+        first = starts[s]
+        operator = Operator(used, store, first)
+        rows = operator.rows(range(length))
+        seen = np.empty(len(used))
+        seen[rows] = operator.see(
+            lambda f, first=first: store.read(first + f, first + f + 1)[0], range(length)
+        )
+        mean, deviation = prior_predictive(used, store, first)
+        for i in lo + np.flatnonzero(pick[lo:hi] == s):
+            e = sigma * generator(seed, "withheld noise", int(i)).standard_normal(len(used))
+            d = seen - mean
+            null[i] = told((d + e)[None], deviation)[0]
+            wrong = []
+            for what, c in ((w, c) for w in ("σ", "bias") for c in range(len(used.variables))):
+                if used.variables[c] in names:
+                    mine = used.channel == c
+                    more = (FACTOR - 1) * e if what == "σ" else sigma
+                    wrong.append(d + e + np.where(mine, more, 0.0))
+            wrong += [d + e + sigma, d + e + deviation, NARROW * d + e]
+            bad[:, i] = told(np.stack(wrong), deviation)
+    null, bad = world.all_reduce(null), world.all_reduce(bad)
+    test = Misspecification(null, dict(zip(faults, bad, strict=True)), level)
+    mean, deviation = prior_predictive(used, store, start)
+    judged = test.judge(told((used.value - mean)[None], deviation))[0]
+    return judged | {
+        "level": level,
+        "repeats": repeats,
+        "periods": periods,
+        "groups": names,
+        "alike": test.alike(),
+    }
+
+
+def _starts(store: Any, truths: tuple[int, int], length: int) -> list[int]:
+    r"""First frames of the stretches of withheld truth, none across two trajectories."""
+    a, b = truths
+    segments = [tuple(s) for s in getattr(store, "segments", None) or [(a, b)]]
+    found = [
+        s for lo, hi in segments for s in range(max(a, lo), min(b, hi) - length + 1)
+    ]  # fmt: skip
+    if not found:
+        raise BadInput(
+            f"frames {a} to {b - 1} hold no stretch of {length} frames",
+            "misspecification: truths",
+            "Withhold more.",
+        )
+    return found

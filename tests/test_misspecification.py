@@ -1,0 +1,188 @@
+r"""Misspecification: the level holds for an imperfect prior, power, attribution, cannot tell."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import _environment
+from test_observations_networks import truth
+from tiny_study import make
+
+from hpcinv.errors import BadInput
+from hpcinv.evaluation.misspecification import (
+    CANNOT_TELL,
+    CONSISTENT,
+    Misspecification,
+    effective_number,
+    features,
+)
+from hpcinv.evaluation.withheld_truths import check_table
+from hpcinv.evaluation.words import _faults
+from hpcinv.io.statistics import Statistics
+from hpcinv.observations.config import Stations
+from hpcinv.observations.networks import draw
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmarks" / "misspecification.py"
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("misspecification_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_features_are_one_where_all_is_as_told():
+    rng = np.random.default_rng(0)
+    n, s2, b2 = 200_000, 0.25, 1.0
+    d = rng.normal(0, np.sqrt(s2 + b2), n)
+    a = s2 / (s2 + b2) * d  # O−A of the exact analysis
+    total = lambda v: np.array([[np.sum(v)]])  # noqa: E731
+    sums = SimpleNamespace(
+        count=total(np.ones(n)), sigma2=total(np.full(n, s2)), d_b=total(d), d2_b=total(d**2),
+        v2_b=total(np.full(n, s2 + b2)), d_a=total(a), cross=total(a * d),
+    )  # fmt: skip
+    assert features(sums) == pytest.approx([0, 1, 0, 1], abs=0.01)
+    sums.count = np.zeros((1, 1))
+    with pytest.raises(BadInput, match="a group without observations"):
+        features(sums)
+
+
+def test_the_filter_is_the_known_one_and_p_values_are_ranks():
+    rng = np.random.default_rng(0)
+    L = np.array([[1.0, 0, 0], [0.6, 0.8, 0], [0.3, 0.2, 0.5]])
+    null = rng.standard_normal((20_000, 3)) @ L.T + 5
+    fault = null[:500] + np.array([0.0, 1.0, -1.0])
+    same = null[:500] + np.array([0.0, 2.0, -2.0])
+    other = null[:500] + np.array([1.0, 0.0, 0.0])
+    test = Misspecification(null, {"a": fault, "twice a": same, "b": other})
+    v, C = np.array([0.0, 1.0, -1.0]), L @ L.T
+    x = np.array([[5.3, 6.0, 4.0]])
+    want = (v @ np.linalg.solve(C, x[0] - 5)) ** 2 / (v @ np.linalg.solve(C, v))
+    assert test.statistics(x)[0] == pytest.approx([want, want, test.statistics(x)[0, 2]], rel=0.05)
+    assert test.alike()["a"] == ["twice a"] and test.alike()["b"] == []
+    p = test.p_values(null[10_000:])  # of the very truths that make the reference: their ranks
+    assert np.sort(p)[:3] == pytest.approx([2 / 10_001, 3 / 10_001, 4 / 10_001])
+    far = test.judge(np.array([[5, 25.0, -15.0], [25.0, 5, 5], [5, 5, 5]]))
+    assert far[0]["told"] == CANNOT_TELL and set(far[0]["candidates"]) == {"a", "twice a"}
+    assert far[1]["told"] == "b" and far[2]["told"] == CONSISTENT and far[1]["p"] < 1e-3
+    # a feature that is a sum of others adds nothing and breaks nothing
+    extra = lambda y: np.c_[y, y[:, 0] + y[:, 1]]  # noqa: E731
+    more = Misspecification(extra(null), {"a": extra(fault), "b": extra(other)})
+    assert more.statistics(extra(x))[0, 0] == pytest.approx(test.statistics(x)[0, 0], rel=1e-6)
+    with pytest.raises(BadInput, match=r"10 withheld truths for 3 features.*Use 40 or more"):
+        Misspecification(null[:10], {"a": fault[:5]})
+
+
+def test_effective_numbers():
+    assert effective_number(np.eye(7)) == pytest.approx(7)
+    assert effective_number(np.ones((7, 7))) == pytest.approx(1)
+    lag = np.abs(np.subtract.outer(np.arange(400), np.arange(400)))
+    # of squares of an AR(1) process: (1 - r^2) / (1 + r^2)
+    assert effective_number(np.eye(1), 0.5**lag) == pytest.approx(400 * 0.6, rel=0.01)
+
+
+def test_false_alarms_power_and_attribution_on_the_linear_gaussian_ring():
+    s = script()
+    ring = s.Ring(16)
+    assert ring.effective == pytest.approx(70.6, abs=0.1)
+    rng = np.random.default_rng(1)
+    test, naive = s.learn(ring, 1200, rng), s.learn(ring, 1200, rng, own=True)
+    clean = ring.features(ring.cases(400, rng))
+    assert s.power(test, clean) <= 0.07
+    assert s.power(naive, clean) > 0.15  # the prior's own samples are no null
+    for fault in ({"factor": 2.0}, {"bias": 1.0}, {"wave": 1.0}):
+        assert s.power(test, ring.features(ring.cases(400, rng), **fault)) >= 0.9, fault
+    told = s.confusion(ring, test, 100, rng)
+    assert told["nothing wrong"][CONSISTENT] > 0.9
+    for name in ("σ of instrument 3", "bias of instrument 2", "prior shifted along a wave"):
+        assert told[name][name] > 0.9
+    for name in ("bias of all", "prior shifted everywhere"):
+        assert told[name][CANNOT_TELL] > 0.9
+    few = s.Ring(2)
+    weak = s.learn(few, 1200, rng)
+    assert s.power(weak, few.features(few.cases(400, rng), bias=0.5)) < 0.3
+
+
+def ocean(L=90):
+    r"""Ninety frames of red noise of unit variance on a globe, climatology N(0, 1)."""
+    rng = np.random.default_rng(3)
+    s = truth(L=L)
+    C = len(s.channels)
+    x = rng.standard_normal((L, C, *s.grid))
+    for t in range(1, L):
+        x[t] = 0.5 * x[t - 1] + np.sqrt(0.75) * x[t]
+    s.x = x.astype(np.float32)
+    s.statistics = Statistics(
+        np.zeros((1, C, 1, 1)), np.ones((1, C, 1, 1)), np.full(1, 99), np.zeros(L, int),
+        tuple(s.grid),
+    )  # fmt: skip
+    s.segments = [(0, L)]
+    return s
+
+
+def test_a_table_is_judged_by_withheld_truths():
+    s = ocean()
+    rng = np.random.default_rng(0)
+    places = {f"s{k:02}": (float(a), float(b)) for k, (a, b) in
+              enumerate(rng.uniform([-70, 0], [70, 359], (30, 2)))}  # fmt: skip
+    net = Stations(network="stations", places=places, error=0.5)
+    table = draw(net, s, start=0, stop=6, seed=1)
+    judge = lambda t: check_table(t, s, 0, 6, (10, 90), repeats=200, seed=2)  # noqa: E731
+    found = judge(table)
+    assert found["told"] == CONSISTENT and found["periods"] == 13 and found["repeats"] == 200
+    assert "bias of all" in found["alike"]["prior shifted everywhere"]
+    assert _faults(found)[0].level == "good"
+    from dataclasses import replace
+
+    u = table.channel == 0
+    biased = replace(table, value=table.value + np.where(u, 1.0, 0.0))
+    assert judge(biased)["told"] == "bias of u" and judge(biased)["p"] < 0.02
+    assert "bias of u" in _faults(judge(biased))[0].text
+    noisy = table.value + np.where(u, 1.2 * rng.standard_normal(len(u)), 0)
+    assert judge(replace(table, value=noisy))["told"] == "σ of u"
+    both = judge(replace(table, value=table.value + 0.5))
+    assert both["told"] == CANNOT_TELL and _faults(both)[0].answer == "No; why, cannot be told"
+    assert {"bias of all", "prior shifted everywhere"} <= set(both["candidates"])
+    with pytest.raises(BadInput, match="hold no stretch of 6 frames"):
+        check_table(table, s, 0, 6, (10, 14))
+    with pytest.raises(BadInput, match="3 separate periods of 6 frames are no distribution"):
+        check_table(table, s, 0, 6, (10, 30))
+
+
+def test_the_job_refuses_truths_that_something_has_learnt_from(tmp_path):
+    study = make(tmp_path / "study")
+    path = study / "4_evaluate.yaml"
+    plain = path.read_text() + "observations: observe\n"
+
+    def run(text):
+        path.write_text(text)
+        return subprocess.run(
+            [sys.executable, "-m", "hpcinv", "run", str(study), "--runs", str(tmp_path / "runs")],
+            env=_environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    done = run(plain + "misspecification: {truths: [10, 30]}\n")
+    assert done.returncode == 2 and "frames 24 to 29 are evaluated" in done.stderr, done.stderr
+    done = run(plain + "misspecification: {truths: [0, 20]}\n")
+    assert done.returncode == 2 and "frames 0 to 19 are in the statistics" in done.stderr
+    done = run(plain + "misspecification: {truths: [0, 5]}\n")
+    assert done.returncode == 2 and "frames 0 to 4 are fewer than the 12" in done.stderr
+    # six frames for the statistics, then fourteen periods of two withheld, two analysed
+    for name in ("1_import", "2_observe", "3_oi", "4_evaluate"):
+        text = (plain if name == "4_evaluate" else (study / f"{name}.yaml").read_text()).replace(
+            "[24, 36]", "[34, 36]"
+        )
+        text = text.replace("[0, 24], phase: month", "[0, 6], phase: none")
+        (study / f"{name}.yaml").write_text(text.replace("[0, 24]", "[0, 6]"))
+    done = run((study / "4_evaluate.yaml").read_text()
+               + "misspecification: {truths: [6, 34], repeats: 120}\n")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    card = json.loads((tmp_path / "runs" / "study" / "evaluate" / "scores.json").read_text())
+    found = card["misspecification"]
+    assert found["told"] == CONSISTENT and found["periods"] == 14 and found["p"] > 0.05
