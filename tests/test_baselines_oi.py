@@ -100,6 +100,19 @@ def test_localised_mean_is_the_kalman_formula(store):
     assert np.abs(build(config.OI(length_km=4000, lags=0), p).mean(0, L) - want0).max() < 2e-3
 
 
+def test_localised_without_observations_near_is_the_prior(store):
+    p = problem(store, range(3))
+    p = replace(p, table=p.table.at([0]))
+    b = build(config.OI(lags=1, length_km=4000), p)
+    climate = p.physical(np.zeros((1, *p.shape), np.float32), 4, 5)
+    assert np.array_equal(b.mean(4, 5), climate)
+    assert np.array_equal(
+        b.draw(4, 5)[:, 0],
+        np.stack([b._physical(b._prior(m, 4)[None], 4, 5)[0] for m in range(3)]),
+    )
+    assert np.abs(b.mean(1, 2) - p.physical(np.zeros((1, *p.shape), np.float32), 1, 2)).max() > 0.1
+
+
 def test_localised_members_have_the_posterior_covariance(store):
     p, M = problem(store, range(1000)), 1000
     oi = build(config.OI(length_km=4000, lags=5), p)

@@ -86,6 +86,8 @@ class LocalisedInterpolation:
         r"""C_xo (C_oo + R)⁻¹ d for departures d (m, D): (m, C, points), standardised."""
         from scipy.linalg import cho_factor, cho_solve
 
+        if not len(o["t"]):  # nothing is seen this far away: the prior
+            return np.zeros((len(departures), *self.Z.shape[1:]), np.float32)
         rho = self.F[o["i"]] @ self.F[o["i"]].T
         tau = bartlett(o["t"][:, None] - o["t"][None], self.lags)
         S = (o["M"] @ o["M"].T * rho).astype(np.float64) * tau
@@ -121,7 +123,7 @@ class LocalisedInterpolation:
         p = self.problem
         rows = []
         for m in p.members:
-            row = []
+            row = [np.zeros(0)]
             for t in np.unique(o["t"]):
                 at = o["t"] == t
                 rng = generator(p.seed, "oi perturbation", m, p.analysed[0] + int(t))
