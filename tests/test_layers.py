@@ -5,8 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpcinv"
 ROOMS = [
-    "cli", "launch", "kinds", "training", "assimilation", "evaluation", "observations",
-    "simulators", "models", "diffusion", "runs", "io", "parallel", "waiting", "shipped", "errors",
+    "cli", "launch", "kinds", "training", "assimilation", "inference", "evaluation",
+    "observations", "simulators", "models", "diffusion", "runs", "io", "parallel", "waiting",
+    "shipped", "errors",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ KINDS = {
     "encode": ("encode", "Encode"),
     "observe": ("observe", "Observe"),
     "assimilate": ("assimilate", "Assimilate"),
+    "infer": ("infer", "Infer"),
     "evaluate": ("evaluate", "Evaluate"),
     "report": ("report", "Report"),
 }

@@ -82,7 +82,8 @@ class Fields(BaseModel):
 
 @dataclass(frozen=True)
 class Ref:
-    r"""Marks a field that names a job of the study (or a path) making one kind of thing."""
+    r"""Marks a field that names a job of the study (or a path) making one kind of thing, or one
+    of several: `store|simulations`."""
 
     thing: str
 

@@ -102,17 +102,19 @@ class Study:
                 self._check_reference(name, key, value, thing)
         self.order()
         for name, job in self.jobs.items():
+            job.check(name, self)  # first: what the study knows may say how long an axis is
             check_array(job, self.sources[name])
-            job.check(name, self)
 
     def _check_reference(self, name: str, key: str, value: str, thing: str) -> None:
         where = self.sources[name].where(tuple(key.split(".")))
         if value in self.jobs:
             makes = self.jobs[value].makes
-            if thing not in makes.split("|"):
-                fit = [n for n, j in self.jobs.items() if thing in j.makes.split("|")]
+            wanted = set(thing.split("|"))
+            if not wanted & set(makes.split("|")):
+                fit = [n for n, j in self.jobs.items() if wanted & set(j.makes.split("|"))]
+                what = " or ".join(_a(t) for t in thing.split("|"))
                 raise BadInput(
-                    f"'{key}' needs a job that makes {_a(thing)}; '{value}' makes {_a(makes)}",
+                    f"'{key}' needs a job that makes {what}; '{value}' makes {_a(makes)}",
                     where,
                     f"Jobs that do: {', '.join(fit)}." if fit else None,
                 )

@@ -1,4 +1,4 @@
-r"""`kind: train`: an autoencoder or a diffusion prior, through the one training loop."""
+r"""`kind: train`: an autoencoder, a diffusion prior or a posterior, through the one loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Train"]
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from ..errors import BadInput, nearest
 from ..training.config import (
@@ -18,25 +18,35 @@ from ..training.config import (
     TrainConfig,
     TrajectoryDenoiserConfig,
 )
+from ..training.posterior_config import POSTERIOR_TRAINING, PosteriorConfig, PosteriorLoss
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
     from .study import Study
 
-LOSSES = {"autoencoder": AutoencoderLoss, "trajectory_denoiser": DiffusionLoss}
+LOSSES = {
+    "autoencoder": AutoencoderLoss,
+    "trajectory_denoiser": DiffusionLoss,
+    "posterior": PosteriorLoss,
+}
+MAKES = {"autoencoder": "autoencoder", "trajectory_denoiser": "prior", "posterior": "posterior"}
 
 
 class Train(Job):
-    r"""Trains a model on the windows of a store; resumes from its newest whole checkpoint."""
+    r"""Trains a model on the windows of a store, or a posterior on simulations; resumes from its
+    newest whole checkpoint."""
 
     kind: Literal["train"] = "train"
-    data: Annotated[str, Ref("store")]
+    data: Annotated[str, Ref("store|simulations")]
     frames: tuple[int, int] | None = Field(None, description="half-open range; default: all")
     held: tuple[int, int] | None = Field(
         None, description="frames inside the training period kept for validation"
     )
     window: int = Field(1, ge=1, description="frames of a sample")
-    model: Annotated[AutoencoderConfig | TrajectoryDenoiserConfig, Field(discriminator="name")]
+    model: Annotated[
+        AutoencoderConfig | TrajectoryDenoiserConfig | PosteriorConfig,
+        Field(discriminator="name"),
+    ]
     loss: SerializeAsAny[Any] = Field(None, description="fields of the model's loss")
     augmentation: MixingConfig | None = None
     conditioning: ConditioningConfig | None = Field(
@@ -45,6 +55,16 @@ class Train(Job):
     training: TrainConfig
 
     backend: ClassVar[str] = "torch"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        r"""A posterior is trained until validation gets no better, whatever there is to learn."""
+        model = data.get("model") if isinstance(data, dict) else None
+        if not isinstance(model, dict) or model.get("name") != "posterior":
+            return data
+        given = data.get("training") or {}
+        return data | {"training": POSTERIOR_TRAINING | given} if isinstance(given, dict) else data
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -65,7 +85,7 @@ class Train(Job):
 
     @property
     def makes(self) -> str:
-        return "autoencoder" if self.model.name == "autoencoder" else "prior"
+        return MAKES[self.model.name]
 
     def check(self, name: str, study: Study) -> None:
         where = study.sources[name]
@@ -80,6 +100,7 @@ class Train(Job):
                 f"'conditioning' means nothing to a model '{self.model.name}'",
                 where.where(("conditioning",)),
             )
+        self._check_data(study, where)
         span = self.frames or _span(study, self.data)
         if span is not None and self.window > span[1] - span[0]:
             raise BadInput(
@@ -95,6 +116,32 @@ class Train(Job):
                 "Change the batch or the ranks.",
             )
 
+    def _check_data(self, study: Study, where: Any) -> None:
+        r"""Posteriors learn from simulations, the other models from trajectories."""
+        posterior = self.model.name == "posterior"
+        job = study.jobs.get(self.data)
+        wanted = "simulations" if posterior else "store"
+        if job is not None and wanted not in job.makes.split("|"):
+            raise BadInput(
+                f"a model '{self.model.name}' learns from {wanted}; "
+                f"'{self.data}' makes {job.makes}",
+                where.where(("data",)),
+            )
+        if not posterior:
+            return
+        for field in ("frames", "held", "augmentation"):
+            if getattr(self, field) is not None:
+                raise BadInput(
+                    f"'{field}' means nothing to a posterior",
+                    where.where((field,)),
+                    "Withheld simulations are 'loss.validation'." if field == "held" else None,
+                )
+        if self.training.precision != "fp32":
+            raise BadInput(
+                "a posterior is trained in fp32: densities need the digits",
+                where.where(("training", "precision")),
+            )
+
     def run(self, ctx: Context) -> dict[str, str]:
         import torch
 
@@ -102,6 +149,10 @@ class Train(Job):
         from .training_data import archive, mixed
 
         torch.set_num_threads(ctx.threads)
+        if self.model.name == "posterior":
+            from .train_posterior import run
+
+            return run(self, ctx)
         store = ctx.store(self.data)
         config = self.training.model_copy(update={"seed": self.seed})
         within = self._within(store.length)
@@ -128,7 +179,7 @@ class Train(Job):
             attempt=ctx.attempt,
         )
         ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
-        return {"model": _digest(ctx.folder)}
+        return {"model": digest(ctx.folder)}
 
     def _within(self, length: int) -> tuple[int, int]:
         r"""Training frames without the held ones, which stand at one end."""
@@ -230,7 +281,8 @@ def _span(study: Study, data: str) -> tuple[int, int] | None:
     return None
 
 
-def _digest(folder: Any) -> str:
+def digest(folder: Any) -> str:
+    r"""The digest of an exported model."""
     from ..io.atomic import digest_bytes, roll
 
     names = ["weights.safetensors", "model.json", "decoder_error.h5"]

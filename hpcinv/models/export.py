@@ -25,9 +25,14 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 def registry() -> dict[str, Callable[..., nn.Module]]:
     r"""The models that :func:`build` knows, by name."""
     from hpcinv.models.autoencoder import Autoencoder
+    from hpcinv.models.posterior_flow import PosteriorFlow
     from hpcinv.models.trajectory_denoiser import TrajectoryDenoiser
 
-    return {"autoencoder": Autoencoder, "trajectory_denoiser": TrajectoryDenoiser}
+    return {
+        "autoencoder": Autoencoder,
+        "posterior": PosteriorFlow,
+        "trajectory_denoiser": TrajectoryDenoiser,
+    }
 
 
 def build(config: Mapping[str, Any], seed: int = 0) -> nn.Module:

@@ -28,8 +28,22 @@ class TrainConfig(_Fields):
     ] = 0.0
     warmup: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 30
     schedule: Annotated[
-        Literal["cosine", "constant"], Field(description="course of the rate after warm-up")
+        Literal["cosine", "constant", "plateau"],
+        Field(
+            description="course of the rate after warm-up; plateau: it falls where validations "
+            "stop getting better, and training goes on from the best weights"
+        ),
     ] = "cosine"
+    patience: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="validations without a better one before the rate falls (plateau) or "
+            "training ends; 0 for never. The best weights are exported",
+        ),
+    ] = 0
+    falls: Annotated[int, Field(ge=0, description="times the rate falls on a plateau")] = 3
+    fall: Annotated[float, Field(gt=0, lt=1, description="factor of each fall")] = 0.3
     weight_decay: Annotated[float, Field(ge=0, description="decoupled weight decay")] = 1e-2
     betas: Annotated[tuple[float, float], Field(description="AdamW's moments")] = (0.9, 0.999)
     clip: Annotated[float, Field(ge=0, description="largest norm of the gradient, 0 for any")] = (
@@ -62,6 +76,10 @@ class TrainConfig(_Fields):
                 f"a batch of {self.batch} samples does not divide into "
                 f"{self.accumulation} accumulation steps"
             )
+        if self.schedule == "plateau" and not self.patience:
+            raise ValueError("schedule: plateau needs 'patience'")
+        if self.patience and not self.validate_every:
+            raise ValueError("'patience' counts validations: set 'validate_every'")
         return self
 
     def rate(self, step: int) -> float:
@@ -69,7 +87,7 @@ class TrainConfig(_Fields):
         import math
 
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        if self.schedule == "constant":
+        if self.schedule != "cosine":
             return self.learning_rate * warm
         course = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
         low = self.final_learning_rate

@@ -6,6 +6,7 @@ rank asks for it, in which order, or after how many restarts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -162,10 +163,15 @@ class Order:
     Arguments:
         seed: The seed of the training.
         size: The number of samples of an epoch.
+        permutation: The order of an epoch, from seed and epoch, of a dataset that has one of its
+            own since it is read out of core; others are shuffled.
     """
 
-    def __init__(self, seed: int, size: int) -> None:
+    def __init__(
+        self, seed: int, size: int, permutation: Callable[[int, int], np.ndarray] | None = None
+    ) -> None:
         self.seed, self.size = seed, size
+        self._permutation = permutation or (lambda seed, epoch: shuffled(seed, epoch, size))
         self._epochs: dict[int, np.ndarray] = {}
 
     def __getitem__(self, position: int) -> tuple[int, int]:
@@ -173,7 +179,7 @@ class Order:
         if epoch not in self._epochs:
             if len(self._epochs) > 2:
                 self._epochs.clear()
-            self._epochs[epoch] = shuffled(self.seed, epoch, self.size)
+            self._epochs[epoch] = self._permutation(self.seed, epoch)
         return epoch, int(self._epochs[epoch][place])
 
     def batch(self, step: int, size: int) -> list[tuple[int, int]]:

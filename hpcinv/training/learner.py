@@ -2,6 +2,7 @@ r"""A learner: what differs between the models that the one loop trains."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from hpcinv.training.data import Dataset, Sample
+from hpcinv.diffusion.noise import generator
+from hpcinv.training.data import Dataset, Sample, stack
 
 
 class Learner(nn.Module):
@@ -25,6 +27,8 @@ class Learner(nn.Module):
         model: The mapping from which :func:`hpcinv.models.build` makes the module.
     """
 
+    validated = 1  # samples of one pass of a validation
+
     def __init__(self, module: nn.Module, model: dict[str, Any]) -> None:
         super().__init__()
         self.module = module
@@ -38,6 +42,24 @@ class Learner(nn.Module):
     def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
         r"""Adds to a sample the random numbers that its loss needs."""
         return sample
+
+    def draws(
+        self, dataset: Dataset, keys: Sequence[tuple[int, int]], seed: int, purpose: str
+    ) -> Sample:
+        r"""A batch with its random numbers, each sample's a function of its names alone.
+
+        Arguments:
+            dataset: The samples.
+            keys: The (epoch, number) of each.
+            seed: The seed of the training.
+            purpose: What the batch is for.
+        """
+        return stack(
+            [
+                self.draw(dataset.sample(*key), generator(seed, f"loss-{purpose}", *key))
+                for key in keys
+            ]
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         r"""The loss of a batch: a mean over its samples, with shape ()."""

@@ -14,17 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
 from hpcinv.diffusion.noise import generator
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.io.atomic import digest_bytes
-from hpcinv.models import build, save
+from hpcinv.models import save
+from hpcinv.training.best import BEST, Best, copied, loss_of, tensors
 from hpcinv.training.checkpoints import Checkpoints
 from hpcinv.training.config import TrainConfig
 from hpcinv.training.cost import count_flops
-from hpcinv.training.data import Dataset, Order, Sample, stack
+from hpcinv.training.data import Dataset, Order
 from hpcinv.training.engine import Average, micro_batch, start, whole
 from hpcinv.training.learner import Learner
 from hpcinv.training.metrics import Clock, Metrics
@@ -47,19 +47,6 @@ class _Stop(Protocol):
     def requested(self, world: World) -> bool: ...
 
 
-def _drawn(
-    learner: Learner, dataset: Dataset, seed: int, purpose: str, epoch: int, number: int
-) -> Sample:
-    r"""A sample with the random numbers of its loss."""
-    return learner.draw(
-        dataset.sample(epoch, number), generator(seed, f"loss-{purpose}", epoch, number)
-    )
-
-
-def _tensors(samples: list[Sample]) -> dict[str, torch.Tensor]:
-    return {k: torch.from_numpy(v) for k, v in stack(samples).items()}
-
-
 class _Feed:
     r"""A rank's share of each step, drawn one step ahead by a thread.
 
@@ -74,7 +61,7 @@ class _Feed:
         self, learner: Learner, dataset: Dataset, config: TrainConfig, world: World
     ) -> None:
         self.learner, self.dataset, self.config, self.world = learner, dataset, config, world
-        self.order = Order(config.seed, len(dataset))
+        self.order = Order(config.seed, len(dataset), getattr(dataset, "permutation", None))
         self.micro = micro_batch(config, world)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="samples")
         self._ahead: dict[int, Any] = {}
@@ -86,10 +73,12 @@ class _Feed:
 
     def _draw(self, step: int) -> list[dict[str, torch.Tensor]]:
         keys = self.samples(step, self.world.rank)
-        seed = self.config.seed
-        drawn = [_drawn(self.learner, self.dataset, seed, "training", *key) for key in keys]
-        parts = [drawn[i : i + self.micro] for i in range(0, len(drawn), self.micro)]
-        return [_tensors(p) for p in parts]
+        return [
+            tensors(
+                self.learner, self.dataset, keys[i : i + self.micro], self.config.seed, "training"
+            )
+            for i in range(0, len(keys), self.micro)
+        ]
 
     def take(self, step: int) -> list[dict[str, torch.Tensor]]:
         r"""The rank's batches of a step, one per accumulation; starts to draw the next."""
@@ -164,7 +153,13 @@ def train(
                     "the checkpoint has no moving average",
                     where=checkpoints.folder / manifest["tag"],
                 )
-            average.restore(kept)
+            average.restore({k: v for k, v in kept.items() if not k.startswith(BEST)})
+
+    best = None
+    if config.patience and validation is not None and len(validation):
+        best = Best(engine, average, learner, validation, config, world)
+        if manifest is not None:
+            best.resume(manifest["best"], kept)
 
     fixed = {
         "identity": identity,
@@ -175,8 +170,12 @@ def train(
     }
 
     def checkpoint(step: int) -> None:
-        state = average.whole(here=world.rank == 0) if average is not None else None
-        checkpoints.save(engine, state, {"step": step, **fixed})
+        state = average.whole(here=world.rank == 0) if average is not None else {}
+        told = {}
+        if best is not None:
+            state = {**state, **best.weights()}
+            told["best"] = best.state
+        checkpoints.save(engine, state or None, {"step": step, **told, **fixed})
 
     feed = _Feed(learner, dataset, config, world)
     metrics = Metrics(folder / "metrics.jsonl", first, active=world.rank == 0)
@@ -184,6 +183,8 @@ def train(
     clock = Clock(flops, config.precision)
     try:
         for step in range(first, config.steps):
+            if best is not None and best.ended:
+                break
             if stop is not None and stop.requested(world):
                 if saved != step:
                     checkpoint(step)
@@ -191,7 +192,8 @@ def train(
             clock.lap("other")
             batches = feed.take(step)
             clock.lap("data")
-            loss = _step(engine, feed, config, world, step, batches)
+            rate = config.rate(step) * (1.0 if best is None else best.scale)
+            loss = _step(engine, feed, config, world, step, batches, rate)
             if average is not None:
                 average.update(config.decay(step))
             done = step + 1
@@ -201,14 +203,18 @@ def train(
                 metrics.write(
                     step=done,
                     loss=loss,
-                    learning_rate=config.rate(step),
+                    learning_rate=rate,
                     gradient_norm=None if norm is None else float(norm),
                     **clock.figures(config.batch),
                 )
             if config.validate_every and done % config.validate_every == 0 and validation:
-                figure = _validate(engine, feed, validation, config, world)
+                if best is None:
+                    figure = _validate(engine, feed, validation, config, world)
+                else:
+                    figure = best.consider(done)
                 metrics.write(step=done, validation=figure)
-            if done % config.checkpoint_every == 0 or done == config.steps:
+            ended = done == config.steps or (best is not None and best.ended)
+            if done % config.checkpoint_every == 0 or ended:
                 checkpoint(done)
                 saved = done
             if progress is not None:
@@ -216,18 +222,22 @@ def train(
     finally:
         feed.close()
         metrics.close()
-    return _export(engine, average, feed, validation, folder, metrics, loss)
+    return _export(engine, average, best, feed, validation, folder, metrics, loss)
 
 
 def _flops(learner: Learner, dataset: Dataset, config: TrainConfig, world: World) -> int:
     r"""Operations of one rank in one step."""
-    sample = _drawn(learner, dataset, config.seed, "training", 0, 0)
+    one = learner.draws(dataset, [(0, 0)], config.seed, "training")
+    sample = {k: v[0] for k, v in one.items()}
     return config.accumulation * count_flops(learner, sample, micro_batch(config, world))
 
 
 def _identity(learner: Learner, config: TrainConfig) -> str:
     r"""A digest of all that a resumed run must share with the one that wrote its checkpoint."""
-    fields = config.model_dump(exclude={"checkpoint_every", "keep", "log_every", "accumulation"})
+    no_matter = {"checkpoint_every", "keep", "log_every", "accumulation"}
+    if not config.patience:
+        no_matter |= {"patience", "falls", "fall"}
+    fields = config.model_dump(exclude=no_matter)
     shapes = {n: list(p.shape) for n, p in learner.module.named_parameters()}
     text = json.dumps([learner.model, fields, shapes], sort_keys=True, default=str)
     return digest_bytes(text.encode())
@@ -240,10 +250,11 @@ def _step(
     world: World,
     step: int,
     batches: list[dict[str, torch.Tensor]],
+    rate: float,
 ) -> float:
     r"""One optimiser step; returns the loss, averaged over the whole batch."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = config.rate(step)
+        group["lr"] = rate
     # Layers that draw by themselves (dropout) find a state that no restart can have changed.
     torch.manual_seed(int(generator(config.seed, "library", step, world.rank).integers(FULL)))
     total = 0.0
@@ -277,8 +288,9 @@ def _validate(
     # All ranks make the same number of passes, since those of ZeRO 3 are collective.
     for i in range(-(-number // world.size)):
         k = i * world.size + world.rank
-        sample = _drawn(feed.learner, validation, config.seed, "validation", 0, min(k, number - 1))
-        batch = _tensors([sample])
+        batch = tensors(
+            feed.learner, validation, [(0, min(k, number - 1))], config.seed, "validation"
+        )
         value = float(engine({n: v.to(engine.device) for n, v in batch.items()}))
         total += torch.tensor([value, 1.0], dtype=torch.float64) * (k < number)
     engine.train()
@@ -289,6 +301,7 @@ def _validate(
 def _export(
     engine: Any,
     average: Average | None,
+    best: Best | None,
     feed: _Feed,
     validation: Dataset | None,
     folder: Path,
@@ -299,42 +312,18 @@ def _export(
     learner, config, world = feed.learner, feed.config, feed.world
     weights = average.whole() if average is not None else whole(engine)
     figures: dict[str, Any] = {"steps": config.steps}
+    if best is not None:
+        weights = best.kept or weights
+        figures = {"steps": best.state["seen"], "best_step": best.state["step"]}
     if math.isfinite(loss):
         figures["loss"] = loss
     if world.rank == 0:
-        module = build(learner.model, seed=config.seed)
-        prefix = "module."
-        state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        # Buffers (statistics measured before training) are alike on all ranks.
-        buffers = {
-            k: v.float().cpu() if v.is_floating_point() else v.cpu()
-            for k, v in learner.module.named_buffers()
-        }
-        known = module.state_dict()
-        module.load_state_dict({**{k: v for k, v in buffers.items() if k in known}, **state})
-        module.eval().requires_grad_(False)
+        module = copied(learner, weights, config.seed)
         extra = learner.finish(module, feed.dataset, folder)
         if validation is not None and len(validation) and config.validation_samples:
-            figures["validation"] = _averaged_validation(learner, module, validation, config)
-            metrics.write(step=config.steps, averaged_validation=figures["validation"])
+            figures["validation"] = loss_of(learner, module, validation, config)
+            metrics.write(step=figures["steps"], averaged_validation=figures["validation"])
         figures |= extra
         save(folder, module, learner.model, figures)
     world.barrier("export")
     return world.broadcast(figures)
-
-
-@torch.no_grad()
-def _averaged_validation(
-    learner: Learner, module: torch.nn.Module, validation: Dataset, config: TrainConfig
-) -> float:
-    r"""The loss of the averaged module on validation samples, by one rank."""
-    trained, learner.module = learner.module, module
-    try:
-        number = min(config.validation_samples, len(validation))
-        losses = []
-        for i in range(number):
-            sample = _drawn(learner, validation, config.seed, "validation", 0, i)
-            losses.append(float(learner(_tensors([sample]))))
-        return float(np.mean(losses))
-    finally:
-        learner.module = trained

@@ -1,0 +1,1 @@
+r"""Amortised posteriors in use: samples, densities, modes, regions, weights."""

@@ -1,0 +1,133 @@
+r"""What a posterior says of each observation, in a few numbers."""
+
+from __future__ import annotations
+
+__all__ = ["infer"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcinv.inference.mode import mode
+from hpcinv.inference.sample import draw
+from hpcinv.inference.weights import effective, log_weights
+from hpcinv.models.posterior_flow import PosteriorFlow
+
+
+@dataclass
+class Wanted:
+    r"""What :func:`infer` computes besides samples and their density.
+
+    Attributes:
+        samples: Samples N of an observation.
+        levels: Of the credible regions.
+        map_steps: Steps of the climb to the mode, 0 for the densest sample.
+        predictive: Samples that are simulated again.
+        seed: Of the draws.
+    """
+
+    samples: int
+    levels: Sequence[float]
+    map_steps: int = 60
+    predictive: int = 0
+    seed: int = 0
+
+
+def columns(wanted: Wanted, flow: PosteriorFlow, likelihood: bool) -> dict:
+    r"""Shape and type of a row of each column that :func:`infer` fills."""
+    N, P, Q, shape = wanted.samples, len(flow.names), len(wanted.levels), flow.shape
+    F = sum(m.embedding.features for m in flow.members)
+    found = {
+        "x": (tuple(shape), "f4"), "ok": ((), "u1"), "truth": ((P,), "f8"),
+        "truth_log_density": ((), "f8"), "samples": ((N, P), "f4"), "log_density": ((N,), "f4"),
+        "mode": ((P,), "f8"), "mode_log_density": ((), "f8"), "mean": ((P,), "f8"),
+        "std": ((P,), "f8"), "median": ((P,), "f8"), "low": ((Q, P), "f8"),
+        "high": ((Q, P), "f8"), "densest": ((Q,), "f8"), "outside": ((), "i8"),
+        "drawn": ((), "i8"), "features": ((F,), "f4"),
+    }  # fmt: skip
+    if likelihood:
+        found |= {"log_weight": ((N,), "f4"), "effective": ((), "f8")}
+    if wanted.predictive:
+        found |= {"predictive": ((wanted.predictive, *shape), "f4")}
+    return found
+
+
+def infer(
+    flow: PosteriorFlow, observed: dict[str, np.ndarray], ids: Sequence[int], wanted: Wanted,
+    simulator: Any, prior: Any, runner: Any = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    r"""Everything of some observations, as columns.
+
+    Arguments:
+        flow: The posterior.
+        observed: `x` (B, *S), `truth` (B, P) or None, and `ok` (B).
+        ids: Global ids of the observations.
+        wanted: What to compute.
+        simulator: For the likelihood, where it has one.
+        prior: The prior that samples must lie in.
+        runner: Simulates predictions, where they are wanted.
+    """
+    B, N = len(ids), wanted.samples
+    device = flow.x_mean.device
+    out = {
+        name: np.full((B, *shape), np.nan if np.dtype(kind).kind == "f" else 0, kind)
+        for name, (shape, kind) in columns(
+            wanted, flow, hasattr(simulator, "log_likelihood")
+        ).items()
+    }
+    out["x"][:], out["ok"][:] = observed["x"], observed["ok"]
+    good = np.flatnonzero(observed["ok"])
+    if observed["truth"] is not None:
+        out["truth"][:] = observed["truth"]
+    if not len(good):
+        return out
+    x = torch.from_numpy(np.ascontiguousarray(observed["x"][good])).to(device)
+    mine = [ids[i] for i in good]
+    with torch.no_grad():
+        out["features"][good] = flow.features(x).cpu()
+    d = draw(flow, x, ids=mine, samples=N, seed=wanted.seed, inside=prior.inside)
+    theta = d.theta
+    out["samples"][good], out["log_density"][good] = theta.cpu(), d.log_density.cpu()
+    out["outside"][good], out["drawn"][good] = d.outside, d.drawn
+    out["mean"][good], out["std"][good] = theta.mean(1).cpu(), theta.std(1).cpu()
+    out["median"][good] = theta.median(1).values.cpu()
+    levels = torch.tensor(list(wanted.levels), dtype=torch.float64, device=device)
+    ends = theta.quantile(torch.cat([(1 - levels) / 2, (1 + levels) / 2]), dim=1)
+    Q = len(levels)
+    out["low"][good] = ends[:Q].transpose(0, 1).cpu()
+    out["high"][good] = ends[Q:].transpose(0, 1).cpu()
+    out["densest"][good] = d.log_density.quantile(1 - levels, dim=1).T.cpu()
+    best, height = mode(flow, x, theta, d.log_density, wanted.map_steps)
+    out["mode"][good], out["mode_log_density"][good] = best.cpu(), height.cpu()
+    if observed["truth"] is not None:
+        truth = torch.from_numpy(np.float64(observed["truth"][good])).to(device)
+        share = (d.drawn - d.outside).double() / d.drawn
+        with torch.no_grad():
+            density = flow.log_prob(truth, x).cpu() - share.log()
+        out["truth_log_density"][good] = density
+    if "log_weight" in out:
+        w = log_weights(simulator, theta, d.log_density, x)
+        out["log_weight"][good], out["effective"][good] = w.cpu(), effective(w).cpu()
+    if wanted.predictive:
+        out["predictive"][good] = _predictions(
+            theta[:, : wanted.predictive].cpu().numpy(), mine, wanted, simulator, runner
+        )
+    return out
+
+
+def _predictions(
+    theta: np.ndarray, ids: Sequence[int], wanted: Wanted, simulator: Any, runner: Any
+) -> np.ndarray:
+    r"""Simulated observations of samples (B, M, P), noise included: (B, M, *S)."""
+    from hpcinv.simulators.base import Key
+
+    B, M, _ = theta.shape
+    named = np.asarray(ids, np.int64)[:, None] * M + np.arange(M)
+    key = Key(wanted.seed, named.ravel(), 1)
+    x = runner.run(theta.reshape(B * M, -1).astype(np.float32), key).x
+    if hasattr(simulator, "noise"):
+        x = simulator.noise(torch.from_numpy(x), key).numpy()
+    return x.reshape(B, M, *x.shape[1:])

@@ -1,0 +1,227 @@
+"""Posteriors of parameters: exact answers of toys, densities that integrate to one, resumption."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from npe_toys import SIGMA, A
+
+from hpcinv.errors import Stopped
+from hpcinv.inference.mode import mode
+from hpcinv.inference.sample import draw
+from hpcinv.inference.weights import effective
+from hpcinv.io.rows import PartWriter, Rows, join
+from hpcinv.models.embeddings import embedding
+from hpcinv.models.posterior_flow import PosteriorFlow
+from hpcinv.training import train
+from hpcinv.training.config import TrainConfig
+from hpcinv.training.posterior import PosteriorLearner, moments
+from hpcinv.training.simulations import SimulationDataset
+
+JOBS = {
+    "1_simulate": "kind: simulate\nsimulator: npe_toys:Linear\nsimulations: 4000\n",
+    "2_withheld": "kind: simulate\nsimulator: npe_toys:Linear\nsimulations: 200\nseed: 7\n",
+    "3_train": "kind: train\ndata: simulate\nmodel: {name: posterior, flows: [nsf, maf]}\n"
+    "training: {steps: 500, learning_rate: 2e-3}\n",
+    "4_infer": "kind: infer\nposterior: train\nsimulations: simulate\nobservations: withheld\n"
+    "samples: 1000\nshard: 50\nbatch: 50\nmap_steps: 20\nnumber: 200\n",
+}
+
+
+def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
+    study, runs = tmp_path / "toy", tmp_path / "runs"
+    study.mkdir()
+    for name, text in JOBS.items():
+        (study / f"{name}.yaml").write_text(text + "resources: {cpus_per_task: 1}\n")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    base = [sys.executable, "-m", "hpcinv", "run"]
+    told = {"capture_output": True, "text": True, "env": env}
+    done = subprocess.run([*base, study, "--runs", runs], **told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = Rows(runs / "toy" / "infer")
+    S = np.linalg.inv(A.T.numpy() @ A.numpy()) * SIGMA**2  # flat prior, well inside its bounds
+    inside = np.abs(found.read("truth")).max(1) < 2
+    mean = found.read("x") @ A.numpy() @ np.linalg.inv(A.T.numpy() @ A.numpy())
+    deviation = np.sqrt(np.diag(S))
+    error = (found.read("mean") - mean)[inside] / deviation
+    assert np.sqrt((error**2).mean()) < 0.25
+    assert 0.85 < np.median(found.read("std")[inside] / deviation) < 1.2
+    assert np.sqrt((((found.read("mode") - mean)[inside] / deviation) ** 2).mean()) < 0.4
+    # The likelihood is known: weights of a good posterior are nearly equal.
+    assert np.median(found.read("effective")[inside]) > 800
+    # Resampled by their weights, samples are nearer to the exact answer.
+    w = np.exp(found.read("log_weight") - found.read("log_weight").max(1, keepdims=True))
+    w /= w.sum(1, keepdims=True)
+    better = ((w[..., None] * found.read("samples")).sum(1) - mean)[inside] / deviation
+    assert np.sqrt((better**2).mean()) < 0.5 * np.sqrt((error**2).mean())
+    # Cut into tasks of an array, the same samples.
+    array = "resources={array: {over: observations, tasks: 2}, cpus_per_task: 1}"
+    job = [study / "4_infer.yaml", array]
+    os.rename(runs / "toy" / "infer", runs / "whole")
+    done = subprocess.run([*base, *job, "--runs", runs], **told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Rows(runs / "toy" / "infer").digest == found.digest
+
+
+@pytest.fixture
+def flow():
+    torch.manual_seed(0)
+    parameters = [
+        {"name": "a", "low": -1.0, "high": 3.0},
+        {"name": "b", "low": 0.1, "high": 10.0, "scale": "log"},
+    ]
+    made = PosteriorFlow(
+        parameters, (2,), flows=["nsf", "maf"], width=16, embedding={"name": "none"}
+    )
+    with torch.no_grad():
+        for p in made.parameters():
+            p.mul_(1.3)  # not the identity
+        made.z_mean += torch.tensor([0.3, -0.2])
+        made.z_std *= 0.7
+        made.weights.copy_(torch.tensor([0.3, 0.7]))
+    return made.eval().requires_grad_(False)
+
+
+def test_a_density_integrates_to_one_and_is_that_of_its_samples(flow):
+    n = 400
+    a = -1 + 4 * (np.arange(n) + 0.5) / n
+    edges = np.geomspace(0.1, 10, n + 1)
+    b = np.sqrt(edges[1:] * edges[:-1])
+    grid = torch.tensor(np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2))
+    x = torch.tensor([[0.4, -1.2]])
+    p = flow.log_prob(grid, x.expand(len(grid), -1)).exp().reshape(n, n).numpy()
+    cell = 4 / n * np.diff(edges)
+    assert abs((p * cell).sum() - 1) < 0.01
+    d = draw(flow, x, ids=[5], samples=20_000, seed=1)
+    theta = d.theta[0]
+    again = flow.log_prob(theta, x.expand(len(theta), -1))
+    assert torch.allclose(d.log_density[0], again, atol=1e-3)
+    # Moments of the samples are those of the density.
+    want = (p * cell).sum(1) @ a, (p * cell).sum(0) @ np.log(b)
+    got = theta[:, 0], theta[:, 1].log()
+    for w, g in zip(want, got, strict=True):
+        assert abs(float(g.mean()) - w) < 4 * float(g.std()) / 20_000**0.5 + 0.005
+    best, height = mode(flow, x, d.theta, d.log_density, steps=40)
+    assert float(height[0]) >= np.log(p.max()) - 0.02
+    assert torch.allclose(flow.log_prob(best, x), height, atol=1e-3)
+
+
+def test_a_sample_is_a_function_of_its_names(flow):
+    x = torch.randn(4, 2)
+    whole = draw(flow, x, ids=[3, 4, 5, 6], samples=64, seed=2)
+    alone = draw(flow, x[2:3], ids=[5], samples=64, seed=2)
+    assert torch.allclose(whole.theta[2], alone.theta[0], atol=1e-5)
+    # Outside of narrower bounds they are rejected and counted, and the density is of the rest.
+    few = draw(flow, x, ids=[3, 4, 5, 6], samples=256, seed=2, inside=lambda t: t[..., 0] > 1)
+    assert (few.theta[..., 0] > 1).all() and (few.outside > 0).all()
+    share = 1 - few.outside / few.drawn
+    given = flow.log_prob(few.theta[1], x[1:2].expand(256, -1)) - share[1].log()
+    assert torch.allclose(few.log_density[1], given, atol=1e-3)
+
+
+def test_effective_samples():
+    assert effective(torch.zeros(1, 50)).item() == pytest.approx(50)
+    w = torch.tensor([[0.5, 0.25, 0.25]])
+    assert effective(w.log()).item() == pytest.approx(1 / (0.25 + 0.125))
+
+
+def test_moments_merge_and_leave_out_what_is_missing():
+    x = np.random.default_rng(0).normal(1e4, 1.0, (1000, 3))
+    x[::7, 1] = np.nan
+    x[:, 2] = 5.0
+    mean, std = moments(x[i : i + 130] for i in range(0, 1000, 130))
+    assert np.allclose(mean, np.nanmean(x, 0)) and std[2] == 1
+    assert np.allclose(std[:2], np.nanstd(x, 0, ddof=1)[:2])
+
+
+@pytest.mark.parametrize("name", ["mlp", "resmlp", "conv1d", "conv2d", "set", "transformer"])
+def test_what_is_missing_has_no_say(name):
+    torch.manual_seed(0)
+    net = embedding((2, 6), True, name=name, features=5, width=8, depth=2, heads=2).eval()
+    flow = PosteriorFlow([{"name": "a"}], (2, 6), missing=True, embedding={"name": name})
+    x = torch.randn(3, 2, 6)
+    mask = torch.rand(3, 2, 6) < 0.7
+    hidden = torch.where(mask, x, torch.nan)
+    flow.x_mean += 1.5  # a missing value is no observed mean either
+    a, b = flow.eval()._seen(hidden)
+    assert (b == mask).all() and (a[~mask] == 0).all()
+    assert net(a, b).shape == (3, 5)
+    filled = torch.where(mask, x, flow.x_mean)
+    assert not torch.allclose(flow.features(hidden), flow.features(filled))
+
+
+def rows(folder, n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    theta = rng.uniform(-3, 3, (n, 2)).astype("f4")
+    x = theta @ A.numpy().T + SIGMA * rng.standard_normal((n, 3), "f4")
+    writer = PartWriter(folder / "parts", 0, n, {"theta": ((2,), "f4"), "x": ((3,), "f4"),
+                                                 "ok": ((), "u1")})  # fmt: skip
+    writer.write(theta=theta, x=x, ok=np.ones(n))
+    writer.close()
+    join(folder, [folder / "parts"], n, {})
+    return Rows(folder)
+
+
+class StopAfter:
+    def __init__(self, steps):
+        self.left = steps
+
+    def requested(self, world):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_training_that_was_stopped_keeps_its_best(tmp_path, world):
+    store = rows(tmp_path / "rows")
+    data, held = SimulationDataset(store, 0, 0.5), SimulationDataset(store, 0.5, 1)
+    model = {"name": "posterior", "parameters": [{"name": "a"}, {"name": "b"}], "shape": [3],
+             "flows": ["nsf", "maf"], "width": 16}  # fmt: skip
+    config = TrainConfig(
+        steps=200, batch=40, schedule="plateau", patience=1, falls=2, validate_every=5, warmup=2,
+        learning_rate=3e-2, ema=0.9, checkpoint_every=10, seed=3, validation_samples=200,
+    )  # fmt: skip
+
+    def go(folder, stop=None):
+        learner = PosteriorLearner(model, seed=3, held=held)
+        return train(learner, data, config, world=world, folder=folder, validation=held,
+                     stop=stop)  # fmt: skip
+
+    whole = go(tmp_path / "whole")
+    assert whole["best_step"] < whole["steps"] < 200  # it ended by itself, after its best
+    for k in (17, 12, 9):
+        with pytest.raises(Stopped):
+            go(tmp_path / "cut", StopAfter(k))
+    assert go(tmp_path / "cut") == whole
+    one, two = ((tmp_path / d / "weights.safetensors").read_bytes() for d in ("whole", "cut"))
+    assert one == two
+
+
+def test_a_store_is_read_out_of_core_and_every_row_once(tmp_path):
+    n, width = 60_000, 512  # 123 MB
+    writer = PartWriter(tmp_path / "parts", 0, n, {"theta": ((1,), "f4"), "x": ((width,), "f4"),
+                                                   "ok": ((), "u1")})  # fmt: skip
+    for a in range(0, n, 5000):
+        ids = np.arange(a, a + 5000, dtype="f4")
+        writer.write(theta=ids[:, None], x=np.repeat(ids[:, None], width, 1), ok=ids != 7)
+    writer.close()
+    join(tmp_path, [tmp_path / "parts"], n, {})
+    data = SimulationDataset(Rows(tmp_path), memory=24 << 20)
+    assert len(data) == n - 1 and data.failed == 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seen = np.zeros(n, int)
+    order = data.permutation(0, 0)
+    for i in range(0, len(order), 1000):
+        batch = data.take(order[i : i + 1000])
+        assert (batch["x"][:, ::100] == batch["theta"]).all()
+        seen[batch["theta"][:, 0].astype(int)] += 1
+    assert seen[7] == 0 and (np.delete(seen, 7) == 1).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 48 << 10  # KiB
+    # Batches are drawn from all over a group, and epochs differ.
+    first = data.take(order[:256])["theta"][:, 0]
+    assert first.std() > n / 10
+    assert (data.permutation(0, 1) != order).any()
