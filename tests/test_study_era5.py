@@ -27,8 +27,8 @@ def test_every_script_of_the_full_study_is_rendered(tmp_path, centre):
     assert done.returncode == 0, done.stderr + done.stdout
     assert "507 M" in done.stdout and "982 M" in done.stdout  # Appa's two models
     scripts = sorted((tmp_path / "out").glob("*.sbatch"))
-    # Ten jobs, of which two are arrays with a join step each.
-    assert len(scripts) == 12
+    # Ten jobs, of which four are arrays with a join step each.
+    assert len(scripts) == 14
     for script in scripts:
         assert subprocess.run(["bash", "-n", script]).returncode == 0
         assert "--launcher none" in script.read_text()

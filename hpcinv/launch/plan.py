@@ -67,12 +67,12 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
         if now != "complete":
             moving.add(name)
         profile.check(name, job)
-        what = "; ".join(f"{k} {v}" for k, v in job.figures(study, name).items())
+        what = [f"{k} {v}" for k, v in job.figures(study, name).items()]
         if r.array:
             at_once = f", {r.array.throttle} at once" if r.array.throttle else ""
             calls = len(scripts(job, profile)) - 1
             sent = f" in {calls} arrays" if calls > 1 else ""
-            what += f"; {r.array.tasks} tasks over {r.array.over}{at_once}{sent}"
+            what.append(f"{r.array.tasks} tasks over {r.array.over}{at_once}{sent}")
         table.add_row(
             name,
             job.kind,
@@ -84,7 +84,7 @@ def plan_table(study: Study, runs: Path, profile: Profile) -> Any:
             f"{r.mem_per_task * r.tasks / 1e9:g} GB",
             clock(r.time),
             now,
-            what,
+            "; ".join(what),
         )
     table.caption = (
         f"at most {hours:.3g} core hours"
