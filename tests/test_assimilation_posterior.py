@@ -47,9 +47,9 @@ class Table:
 AT = torch.from_numpy(Table.frame * D + Table.channel)
 
 
-def exact():
+def exact(sigma=SIGMA):
     flat = C.reshape(LENGTH * D, LENGTH * D)
-    S = flat[AT][:, AT] + SIGMA**2 * torch.eye(len(AT)).double()
+    S = flat[AT][:, AT] + sigma**2 * torch.eye(len(AT)).double()
     K = flat[:, AT] @ torch.linalg.inv(S)
     return K @ torch.from_numpy(Table.value), (flat - K @ flat[AT]).diagonal().sqrt()
 
@@ -76,8 +76,8 @@ def draw(schedule=None, window=LENGTH, members=range(3), **kwargs):
     )  # fmt: skip
 
 
-def score(x):
-    mean, std = exact()
+def score(x, sigma=SIGMA):
+    mean, std = exact(sigma)
     x = x.flatten(1)
     error = ((x.mean(0) - mean) / std).square().mean()
     spread = (x.std(0) / std).mean()
@@ -211,6 +211,24 @@ def test_windows_approach_the_smoother(name):
     error, spread = score(result.x)
     assert error < most and 0.9 < spread < 1.12, (error, spread)
     assert result.diagnostics["events"] == []
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1])
+def test_composed_jacobian_falls_back_where_it_is_not_positive(sigma):
+    class Sharp(Table):
+        error = np.full(len(Table.frame), sigma)
+
+    result = draw(
+        window=5, overlap=3, members=range(48), compose="junction", likelihood=likelihood(Sharp),
+        guidance={"scope": "trajectory", "iterations": 30, "tolerance": 1e-6},
+        denoiser=gaussian(5, VESchedule(3e-3, 60.0)),
+        sampler={"steps": 10, "corrections": 1},
+    )  # fmt: skip
+    error, spread = score(result.x, sigma)
+    assert error < 0.4 and 0.9 < spread < 1.3, (error, spread)
+    events = result.diagnostics["events"]
+    assert events and min(e["sigma"] for e in events) > 1  # where windows know too little
+    assert {e["instead"] for e in events} == {"averaged covariance"}
 
 
 def test_junction_is_exact_for_a_chain_as_noise_vanishes():

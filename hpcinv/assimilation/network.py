@@ -17,18 +17,21 @@ class Stack:
 
     Arguments:
         terms: Their places in the trajectory's list.
-        graph: Whether vector–Jacobian products will be asked for.
+        wanted: For whom vector–Jacobian products will be asked for; empty: no graph is kept.
     """
 
-    def __init__(self, terms: Sequence[int], all_terms: Sequence[Term], graph: bool) -> None:
-        self.terms, self.graph = list(terms), graph
+    def __init__(self, terms: Sequence[int], all_terms: Sequence[Term], wanted: frozenset) -> None:
+        self.terms, self.wanted, self.graph = list(terms), wanted, bool(wanted)
         self.step = all_terms[self.terms[0]].step
         self.length = len(all_terms[self.terms[0]].frames)
         self.frames = torch.tensor([all_terms[k].frames for k in self.terms])  # (T, W)
 
 
 def stacks(
-    terms: Sequence[Term], mine: Sequence[int], local: frozenset[int], graph: Sequence[bool]
+    terms: Sequence[Term],
+    mine: Sequence[int],
+    local: frozenset[int],
+    wanted: Sequence[frozenset],
 ) -> list[Stack]:
     r"""Groups this rank's terms; those that need no borrowed frame come first."""
 
@@ -36,9 +39,10 @@ def stacks(
     for k in mine:
         term = terms[k]
         inner = local.issuperset(term.frames)
-        groups.setdefault((not inner, len(term.frames), term.step, graph[k]), []).append(k)
+        groups.setdefault((not inner, len(term.frames), term.step, wanted[k]), []).append(k)
+    order = sorted(groups.items(), key=lambda item: (*item[0][:3], len(item[0][3]), item[1]))
 
-    return [Stack(group, terms, key[3]) for key, group in sorted(groups.items())]
+    return [Stack(group, terms, key[3]) for key, group in order]
 
 
 class Network:

@@ -24,9 +24,16 @@ class Products:
             positive surrogate (In = Out = a square-root partition of unity over windows);
             `terms`: each term by itself, nothing is assembled; `none`: no products.
         observed: Frames where v may differ from zero.
+        spare: Another kind, which `Call.vjp` can be asked for instead.
     """
 
-    def __init__(self, kind: str, exchange: Exchange, observed: frozenset[int]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        exchange: Exchange,
+        observed: frozenset[int],
+        spare: Products | None = None,
+    ) -> None:
         terms, self.kind = exchange.terms, kind
         unit = [Term(t.frames, (1.0,) * len(t.frames), t.window) for t in terms]
         self.enter, self.leave = {
@@ -42,8 +49,11 @@ class Products:
         ]
         if kind == "terms":
             self.active = [any(t.weights) and not observed.isdisjoint(t.frames) for t in terms]
-        self.route = Route(exchange, self.leave, self.active)
-        self.stacks = stacks(terms, exchange.mine, exchange.local, self.active)
+        self.route, self.spare = Route(exchange, self.leave, self.active), spare
+        wanted = [frozenset({self}) if a else frozenset() for a in self.active]
+        if spare is not None:
+            wanted = [w | {spare} if a else w for w, a in zip(wanted, spare.active, strict=True)]
+        self.stacks = stacks(terms, exchange.mine, exchange.local, wanted)
 
 
 class Slab:
@@ -118,20 +128,22 @@ class Call:
             rows.update(zip(stack.terms, mean, strict=True))
         return slab.exchange.give_back(rows, slab._forward, self.x)
 
-    def vjp(self, v: Tensor) -> Tensor:
+    def vjp(self, v: Tensor, spare: bool = False) -> Tensor:
         r"""The products' Jᵀv at own frames; a collective of the member group.
 
         Arguments:
             v: Cotangents of own frames, with shape ``(B, own, *state)``.
+            spare: Of the products' spare kind.
         """
 
         slab, rows = self.slab, {}
+        products = self.products.spare if spare else self.products
         needed = slab.exchange.borrow(v).finish()
         for stack, evaluation in zip(self.products.stacks, self.evaluations, strict=True):
-            if not stack.graph:
+            if products not in stack.wanted:
                 continue
             u = slab._gather(stack, needed)
-            u = evaluation.vjp(u * slab._weights(stack, self.products.enter, u))
-            u = u * slab._weights(stack, self.products.leave, u)
+            u = evaluation.vjp(u * slab._weights(stack, products.enter, u))
+            u = u * slab._weights(stack, products.leave, u)
             rows.update(zip(stack.terms, u, strict=True))
-        return slab.exchange.give_back(rows, self.products.route, v)
+        return slab.exchange.give_back(rows, products.route, v)

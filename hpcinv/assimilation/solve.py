@@ -25,12 +25,15 @@ class Solution:
     r"""
     Arguments:
         image: Σ_k a_k C Aᵀ p_k in state space.
+        weights: w = Σ_k a_k p_k, with shape ``(B, D)``. For I + S with a positive S, ‖w‖² ≤
+            w·(I + S)w = w·b, so that w is no larger than b: a larger one tells that S is not.
         residual: Relative residual, with shape ``(B, systems)``.
         failed: Pairs whose matrix was not positive, or values not finite, at the first product.
         cut: Pairs stopped early because their matrix was found not positive.
     """
 
     image: Image
+    weights: Tensor
     residual: Tensor
     failed: Tensor
     cut: Tensor
@@ -58,7 +61,7 @@ def cg(
 
     r = b.double()
     rr = first = dot(r, r)
-    p, image = r, None
+    p, image, w = r, None, torch.zeros_like(r)
     going = first > 0
     failed, cut = torch.zeros_like(going), torch.zeros_like(going)
     zero = torch.zeros_like(rr)
@@ -74,8 +77,9 @@ def cg(
         a = torch.where(going, rr / torch.where(going, pMp, 1.0), zero)
         image = combine(image, a, q)
         # Frozen pairs keep their residual; 0 × inf must not leak into it.
-        step = torch.where(spread(going.double()) > 0, spread(a) * Mp, 0.0)
-        r = r - step
+        moving = spread(going.double()) > 0
+        r = r - torch.where(moving, spread(a) * Mp, 0.0)
+        w = w + torch.where(moving, spread(a) * p, 0.0)
         new = dot(r, r)
         going = going & (new > first * tolerance**2) & (new > 0)
         beta = torch.where(going, new / torch.where(rr > 0, rr, 1.0), zero)
@@ -84,9 +88,9 @@ def cg(
         if k + 1 < iterations and not bool(going.any()):
             break
 
-    residual = (rr / torch.where(first > 0, first, 1.0)).sqrt()
+    size = torch.where(first > 0, first, 1.0)
 
-    return Solution(image, residual, failed, cut, k + 1)
+    return Solution(image, w, (rr / size).sqrt(), failed, cut, k + 1)
 
 
 def gmres(
@@ -97,10 +101,12 @@ def gmres(
     combine: Callable[[Image | None, Tensor, Image], Image],
     iterations: int,
     tolerance: float = 0.0,
+    rounding: float = 1e-14,
 ) -> Solution:
     r"""Generalised minimal residuals from zero (Arnoldi with Givens rotations), in double.
 
-    Takes the same arguments as `cg`. The matrix may be non-symmetric.
+    Takes the same arguments as `cg`, and the relative error of a product. The matrix may be
+    non-symmetric.
     """
 
     tiny = torch.finfo(torch.float64).tiny
@@ -117,6 +123,7 @@ def gmres(
     for _ in range(iterations):
         w, q = product(basis[-1])
         w = w.double()
+        whole = dot(w, w).sqrt()
         images.append(q)
         column = []
         for v in basis:
@@ -124,7 +131,8 @@ def gmres(
             column.append(h)
             w = w - spread(h) * v
         n = dot(w, w).sqrt()
-        basis.append(w / spread(n.clamp(min=tiny)))
+        n = torch.where(n > rounding * whole, n, zero)  # what is left is no new direction
+        basis.append(torch.where(spread(n) > 0, w / spread(n.clamp(min=tiny)), 0.0))
         for i, (c, s) in enumerate(rotations):
             column[i], column[i + 1] = (
                 c * column[i] + s * column[i + 1],
@@ -154,10 +162,12 @@ def gmres(
         y[i] = total / H[i][i]
     image: Image | None = None
     failed = torch.zeros_like(norm, dtype=torch.bool)
-    for a, q in zip(y, images, strict=True):
+    weights = torch.zeros_like(r)
+    for a, v, q in zip(y, basis, images, strict=False):  # the last of the basis has no image
         failed |= ~torch.isfinite(a)
-        image = combine(image, torch.where(torch.isfinite(a), a, zero), q)
-
+        a = torch.where(torch.isfinite(a), a, zero)
+        weights = weights + torch.where(spread(a) == 0, 0.0, spread(a) * v)
+        image = combine(image, a, q)
     residual = g[-1].abs() / norm.clamp(min=tiny)
 
-    return Solution(image, residual, failed, torch.zeros_like(failed), m)
+    return Solution(image, weights, residual, failed, torch.zeros_like(failed), m)

@@ -73,9 +73,9 @@ class TrajectoryView:
         out[:, self._at] = a
         return [out]
 
-    def transposed(self, call: Call, v: Image) -> Image:
-        r"""Jᵀv."""
-        return [call.vjp(v[0])]
+    def transposed(self, call: Call, v: Image, spare: bool = False) -> Image:
+        r"""Jᵀv, or that of the products' spare kind."""
+        return [call.vjp(v[0], spare)]
 
     def mean(self, call: Call) -> Image:
         return [call.compose()]

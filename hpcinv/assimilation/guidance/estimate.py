@@ -106,7 +106,10 @@ class Guidance:
         else:
             kind = "own"
         # Own frames see gradients of all terms for DPS, SDA and MMPS: J is needed where A is.
-        self.products = Products(kind, slab.exchange, frozenset(observed))
+        seen, spare = frozenset(observed), None
+        if method == "mmps" and kind == "own" and len(slab.exchange.terms) > 1:
+            spare = Products("averaged", slab.exchange, seen)
+        self.products = Products(kind, slab.exchange, seen, spare)
         if config.per_window and method != "none":
             self.view = TermView(slab.exchange, self.products.stacks, list(observed))
         else:

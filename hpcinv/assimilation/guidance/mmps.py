@@ -3,6 +3,10 @@ r"""Moment matching posterior sampling (Rozet et al. 2024, equation 14).
 E[x | x_t, y] ≈ x̂ + C Aᵀ (R + A C Aᵀ)⁻¹ (y − A(x̂)), with C the covariance of x given x_t:
 (σ²/α) Jᵀ for the denoiser's Jacobian J (Tweedie), or a surrogate of it. The solve never forms a
 matrix; scaled by R's diagonal it does not care about units.
+
+A Jacobian composed of windows is neither symmetric nor positive, and at high noise R + A C Aᵀ can
+come close to singular: corrections of any size come out. The solution shows it (see `Solution`);
+the call is then made again with the windows' averaged covariance, which is positive.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from torch import Tensor
 
 from ..divergence import Event
 from ..linearised import Linearised
-from ..solve import Image, cg, gmres
+from ..solve import Image, Solution, cg, gmres
 
 if TYPE_CHECKING:
     from .estimate import Guidance, Level
 
 __all__ = ["correct", "isotropic"]
+
+SLACK = 1.05  # what rounding may add to the size of a solution
 
 
 def correct(
@@ -41,6 +47,17 @@ def correct(
 
     solution = _solve(guidance, lin, residual, mean, covariance, config.solver)
     figures = guidance.figures
+    if guidance.products.spare is not None:
+        doubtful = _doubtful(guidance, solution, residual, mean)
+        if bool(doubtful.any()):
+            figures.products += solution.products
+            solution = _again(guidance, call, lin, residual, mean, level, solution, doubtful)
+            if guidance.slab.exchange.rank == 0:  # the same on all ranks of the group
+                what = "the composed covariance is not positive"
+                figures.events += [
+                    Event(members[b], (), level.step, level.sigma, what, "averaged covariance")
+                    for b in (doubtful & ~solution.failed)[:, 0].nonzero().flatten().tolist()
+                ]
     figures.products += solution.products
     if solution.residual.numel():
         worst = float(solution.residual.max())
@@ -62,6 +79,40 @@ def correct(
     return solution.image, solution.failed
 
 
+def _doubtful(guidance: Guidance, solution: Solution, residual: Tensor, mean: Image) -> Tensor:
+    r"""Flags ``(B, systems)`` of solves that a positive matrix would not have given."""
+
+    view = guidance.view
+    beyond, _ = view.untrusted(mean, solution.image, guidance.config.limit)
+    bad = solution.failed | solution.cut | ~(solution.residual <= 1) | beyond.to(residual.device)
+    scale = guidance.scale(view.frames, residual)
+    b = residual.double() if scale is None else residual.double() / scale
+    large = view.dot(solution.weights, solution.weights) > SLACK**2 * view.dot(b, b)
+    # Without R's scale the size of a solution says nothing.
+    return bad if scale is None else bad | large
+
+
+def _again(
+    guidance: Guidance, call, lin, residual, mean, level: Level, first: Solution, flags: Tensor
+) -> Solution:
+    r"""The flagged members' solutions with averaged covariance, the others' as they are."""
+
+    view = guidance.view
+
+    def covariance(v: Image) -> Image:
+        return [level.gamma * u for u in view.transposed(call, v, spare=True)]
+
+    second = _solve(guidance, lin, residual, mean, covariance, "cg")
+    return Solution(
+        view.select(flags, second.image, first.image),
+        torch.where(view.spread(flags), second.weights, first.weights),
+        torch.where(flags, second.residual, first.residual),
+        torch.where(flags, second.failed, first.failed),
+        torch.where(flags, second.cut, first.cut),
+        second.products,
+    )
+
+
 def _isotropic(level: Level):
     r"""Covariance of x given x_t if x were white with unit variance: σ²/(α² + σ²) I."""
 
@@ -80,7 +131,7 @@ def isotropic(
     )
 
 
-def _solve(guidance, lin, residual, mean, covariance, solver: str):
+def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
     r"""Solves (R + A C Aᵀ) w = y − A(x̂), returning the image C Aᵀ w."""
 
     config, view = guidance.config, guidance.view
@@ -93,7 +144,9 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str):
         return (Mu if scale is None else Mu / scale), q
 
     b = residual.double()
-    method = cg if solver == "cg" else gmres
+    # A product is as good as the network's precision.
+    rounding = 16 * torch.finfo(residual.dtype).eps
+    method = cg if solver == "cg" else partial(gmres, rounding=rounding)
 
     return method(
         product,
