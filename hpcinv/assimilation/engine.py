@@ -345,6 +345,9 @@ class _Run:
             "solver_residuals": residuals,
             "worst_residual": max(residuals, default=0.0),
             "bytes_sent": self.exchange.sent,
+            "bytes_summed": self.exchange.summed,
+            "exchanges": self.exchange.exchanges,
+            "frames_lent": self.exchange.lent,
             "events": events,
             "partition": {
                 "groups": self.part.groups,

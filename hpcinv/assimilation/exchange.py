@@ -111,7 +111,8 @@ class Exchange:
         self.frames = slab(length, self.size, self.rank)
         self.owner = owners(self.terms, self.size)
         self.mine = [k for k, o in enumerate(self.owner) if o == self.rank]
-        self.sent = 0  # bytes
+        # Bytes of frames sent, bytes of sums, times that frames were lent.
+        self.sent = self.summed = self.exchanges = 0
 
         needs = [
             sorted({f for k, o in enumerate(self.owner) if o == r for f in self.terms[k].frames})
@@ -143,6 +144,11 @@ class Exchange:
         r"""The frames this rank stores."""
         return list(range(*self.frames))
 
+    @property
+    def lent(self) -> int:
+        r"""Frames that other slabs borrow each time: those of windows that reach across."""
+        return sum(len(index) for index in self._send.values())
+
     def keeper(self, frame: int) -> int:
         r"""The slab that stores a frame."""
 
@@ -156,6 +162,7 @@ class Exchange:
             x: Own frames, with shape ``(B, own, *state)``.
         """
 
+        self.exchanges += 1
         have = x.new_zeros((x.shape[0], len(self.needed), *x.shape[2:]))
         pending, buffers, put = [], [], []
         for r, index in self._receive.items():
@@ -219,6 +226,7 @@ class Exchange:
         if self.size == 1:
             return values
         values = np.ascontiguousarray(values)
+        self.summed += values.nbytes
         out = np.empty_like(values)
         with at("a sum over time slabs"):
             self.comm.Allreduce(values, out)

@@ -359,6 +359,15 @@ class Assimilate(Job):
         from ..io.atomic import write_json
 
         events = [e for of_rank in ctx.world.all_gather(found["events"]) for e in of_rank]
+        counts = [found[k] for k in ("bytes_sent", "bytes_summed", "exchanges", "frames_lent")]
+        told = ctx.world.all_gather(counts)
+        sent, summed, times, lent = (sum(c) for c in zip(*told, strict=True))
+        if sent or summed:
+            times = max(times / len(told), 1)
+            ctx.say(
+                f"sent between ranks: {sent / 1e6:.1f} MB, {sent / times / 1e6:.3f} MB in each of "
+                f"{times:.0f} exchanges of {lent} frames of overlaps; sums {summed / 1e6:.3f} MB"
+            )
         if ctx.world.rank == 0:
             write_json(ctx.folder / "sampler.json", {**found, "events": events})
         for e in events[:5]:
