@@ -14,13 +14,16 @@ from hpcinv.evaluation import charts
 from hpcinv.evaluation.coastline import coastlines
 from hpcinv.evaluation.figures import frame_names, telling_frames, views
 from hpcinv.evaluation.maps import Canvas, equal_earth
+from hpcinv.evaluation.physics import checks
 from hpcinv.evaluation.report import picture, report
 from hpcinv.evaluation.scores import scorecard
+from hpcinv.evaluation.spectra import spectrum
 from hpcinv.evaluation.sums import evaluate
 from hpcinv.evaluation.words import unit_text, verdict
 from hpcinv.observations.networks import random_points
 
 L, M = 6, 4
+WIND = {"u": "eastward_wind", "v": "northward_wind"}
 
 
 class Store(SimpleNamespace):
@@ -55,7 +58,7 @@ def store(
         grid=grid,
         coords=coords,
         coord_attrs={k: {"standard_name": names[k]} if k in names else {} for k in coords},
-        standard_names=[None] * len(channels),
+        standard_names=[WIND.get(c) for c in channels],
         long_names=[None] * len(channels),
         time=np.arange(L) * 30.5,
         time_units=time_units,
@@ -88,11 +91,17 @@ def ensembles(truth, **offsets):
 
 
 def card_of(truth, results, units=None):
+    fields = {"spectrum": spectrum(truth), "checks": checks(truth)}
+    zero = np.zeros((len(truth.channels), *truth.grid))
     sums = {
-        n: evaluate(r, truth, members=range(M), length=L, truth_start=0)
+        n: evaluate(
+            r, truth, members=range(M), length=L, truth_start=0, threshold=lambda t: zero, **fields
+        )
         for n, r in results.items()
     }
-    return scorecard(sums, channels=truth.channels, units=units or truth.units, replicates=200)
+    return scorecard(
+        sums, channels=truth.channels, units=units or truth.units, replicates=200, **fields
+    )
 
 
 class Page(HTMLParser):
@@ -152,6 +161,11 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
     words = " ".join(page.words)
     for expected in ("Can I trust this?", "Winds <of> 1991 & 1992", "a<b", "c&d", "climatology"):
         assert expected in words
+    plane = 1 <= len(truth.grid) <= 2
+    assert ("Scales and balance" in words) == plane and "Reliability" in words
+    assert ("divergence" in words) == (grid == "globe")
+    if plane:
+        assert text.count('aria-label="power spectrum by') == len(truth.channels)
     assert len(text) < 4e6 and "nan" not in text.replace("data:image", "").lower().split("<svg")[1]
 
 

@@ -6,7 +6,7 @@ colours; text takes the colour of the text around it.
 
 from __future__ import annotations
 
-__all__ = ["bars", "colour_bar", "coverage", "series"]
+__all__ = ["bars", "colour_bar", "coverage", "series", "spectrum"]
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -111,17 +111,24 @@ def bars(histogram: Sequence[float], title: str) -> str:
     return p.svg(title)
 
 
-def coverage(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> str:
-    r"""How often intervals hold the truth against how often they should; the diagonal is ideal."""
+def coverage(
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    title: str,
+    axes: tuple[str, str] = ("share that should", "share that holds the truth"),
+) -> str:
+    r"""How often intervals hold the truth against how often they should; the diagonal is ideal.
+
+    With other titles of the axes, a reliability diagram.
+    """
     p = _Plot((0, 1), (0, 1), 360, 290, left=60)
-    p.y_axis("share that holds the truth", [0, 0.25, 0.5, 0.75, 1])
+    p.y_axis(axes[1], [0, 0.25, 0.5, 0.75, 1])
     p.line([0, 1], [0, 1], "flat")
     for k, (name, points) in enumerate(curves.items()):
         p.line([c["nominal"] for c in points], [c["found"] for c in points], f"s{k}")
         for c in points:
             tip = f"{name}: {c['found']:.0%} of {c['nominal']:.0%}"
             p.dot(c["nominal"], c["found"], f"s{k}", tip)
-    p.x_axis("share that should", [(v, label(v)) for v in (0, 0.25, 0.5, 0.75, 1)])
+    p.x_axis(axes[0], [(v, label(v)) for v in (0, 0.25, 0.5, 0.75, 1)])
     return p.svg(title)
 
 
@@ -145,6 +152,27 @@ def series(
     step = max(1, n // 6)
     p.x_axis("", [(t, times[t]) for t in range(0, n, step)])
     return p.svg(title)
+
+
+def spectrum(lines: Mapping[str, Sequence[float]], waves: Sequence[int], by: str) -> str:
+    r"""Power by wave, both axes logarithmic; what has no power is left out, and wave 0."""
+    kept = {}
+    for name, values in lines.items():
+        points = [(w, v) for w, v in zip(waves, values, strict=True) if w > 0 and v > 0]
+        kept[name] = np.log10(np.array(points)).reshape(-1, 2)
+    every = np.concatenate(list(kept.values()))
+    if not len(every):
+        return ""
+    (x0, y0), (x1, y1) = every.min(0), every.max(0)
+    y0 = max(y0, y1 - 8)
+    p = _Plot((x0, max(x1, x0 + 0.1)), (y0, y1 + 0.1), 430, 290, left=60)
+    p.y_axis("power, powers of ten")
+    for k, (_, points) in enumerate(kept.items()):
+        points = points[points[:, 1] >= y0]
+        p.line(points[:, 0], points[:, 1], f"s{k}")
+    at = [w for w in (1, 2, 5, 10, 20, 50, 100, 200) if x0 <= np.log10(w) <= x1]
+    p.x_axis(by, [(float(np.log10(w)), str(w)) for w in at])
+    return p.svg(f"power spectrum by {by}")
 
 
 def colour_bar(cmap: str, low: float, high: float, unit: str) -> str:

@@ -32,6 +32,7 @@ from ..errors import BadInput
 from ..observations import flags
 from .bootstrap import block_counts, block_length
 from .crps import crps
+from .flatness import flatness
 
 REGIONS = {"north of 20°N": (20, 90.1), "tropics": (-20, 20), "south of 20°S": (-90.1, -20)}
 CONDITIONS = (
@@ -209,6 +210,10 @@ def summary(
                     "found": float(h[k : M + 1 - k].sum()),
                 },
             }
+            by_frame = sums.ranks[:, g]
+            test = flatness(by_frame[by_frame.sum(1) > 0])
+            if test is not None:
+                entry["ranks"]["flatness"] = test
         if background:
             entry["background"] = {
                 "bias": told(mean(sums.d_b)),

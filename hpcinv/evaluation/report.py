@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..io.atomic import write_bytes
-from . import charts, time_series
+from . import charts, report_fields, time_series
 from .figures import frame_names, sheet, telling_frames, views
 from .maps import INK, Canvas
 from .words import unit_text, verdict
@@ -100,6 +100,9 @@ def report(
         if len(members) > 1
         else "",
         coverage=_coverage(card, main),
+        reliability=report_fields.reliability(card, main),
+        spectra=report_fields.spectra(card, main),
+        balance=report_fields.balance(card, main),
         series=_series(card, main, when),
         departures=_departures(card.get("innovations")),
         interval=card["interval"],

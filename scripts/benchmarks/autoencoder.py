@@ -58,7 +58,7 @@ def main() -> None:
         context = torch.from_numpy(told) if module.context else None
         again = module.decode(module.encode(torch.from_numpy(x), context), context).numpy()
     error = float((weights * np.square(again - x)).sum() / (weights * np.square(x)).sum())
-    print(f"{len(x)} held states of {'x'.join(map(str, x.shape[1:]))}, error relative to their own")
+    print(f"{len(x)} held states of {'x'.join(map(str, x.shape[1:]))}, error over their own")
     print(f"{'autoencoder':<34}{numbers:>6} numbers  {error:.4f}")
     windows = archive(store, 1, (0, a.held[0]))
     v = components(windows.array()[:, 0], weights, numbers)

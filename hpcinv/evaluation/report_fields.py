@@ -1,0 +1,60 @@
+r"""Parts of the report about whole fields: spectra, reliability, physical checks."""
+
+from __future__ import annotations
+
+__all__ = ["balance", "reliability", "spectra"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import charts
+from .words import unit_text
+
+MOST = 4  # channels whose spectra are drawn
+NAMES = ("truth", "members", "mean")
+
+
+def spectra(card: Mapping[str, Any], main: str) -> dict[str, Any] | None:
+    r"""A chart for each of the first channels."""
+    found = card["methods"][main].get("spectrum")
+    if found is None:
+        return None
+    by = "spherical degree" if found["by"] == "degree" else "wave number"
+    shown = list(found["channels"].items())[:MOST]
+    plots = [
+        {"name": name, "svg": charts.spectrum({n: of[n] for n in NAMES}, found["waves"], by)}
+        for name, of in shown
+    ]
+    return {"names": ["truth", "one member, on average", "mean of the members"], "plots": plots}
+
+
+def reliability(card: Mapping[str, Any], main: str) -> dict[str, Any] | None:
+    r"""The diagram of the event above the climatological mean, all channels or the first."""
+    entry = card["methods"][main]
+    scores = entry.get("pooled") or entry["channels"][card["channels"][0]]
+    found = scores.get("reliability")
+    if found is None or card["methods"][main]["members"] < 2:
+        return None
+    points = [
+        {"nominal": p, "found": f}
+        for p, f in zip(found["probability"], found["frequency"], strict=True)
+        if f is not None
+    ]
+    svg = charts.coverage({main: points}, "Reliability", ("probability told", "frequency found"))
+    return found | {"svg": svg, "names": [main]}
+
+
+def balance(card: Mapping[str, Any], main: str) -> list[dict[str, str]]:
+    r"""Rows of the table of physical checks."""
+    rows = []
+    for name, e in card["methods"][main].get("checks", {}).items():
+        rows.append(
+            {
+                "name": name,
+                "unit": unit_text(e["units"]),
+                "truth": f"{e['truth']:.3g}",
+                "members": f"{e['members']:.3g}",
+                "ratio": "–" if e["ratio"] is None else f"{e['ratio']:.2f}",
+            }
+        )
+    return rows
