@@ -64,6 +64,8 @@ def environment(ranks: int, threads: int) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env.update(HPCINV_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     env.setdefault("PYTHONUNBUFFERED", "1")
+    # Threads that spin while they wait cost a shared machine many times what they do.
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ranks > len(os.sched_getaffinity(0)):
         env["OMPI_MCA_mpi_yield_when_idle"] = "1"
     if os.geteuid() == 0:
