@@ -17,6 +17,7 @@ from hpcinv.launch.profile import Profile, load_profile
 from hpcinv.launch.script import render, scripts
 from hpcinv.launch.slurm import queue
 from hpcinv.launch.submission import Submission
+from hpcinv.launch.submit import submit_study
 from hpcinv.runs.folder import RunFolder
 
 
@@ -240,3 +241,36 @@ def test_a_command_that_died_before_the_answer_finds_its_job(slurm, tmp_path):
     again.find_lost(queue())
     assert again.ids == ["12"] and never.key not in [s.key for s in again.sent]
     assert Submission.of(folder).last == "12"
+
+
+def test_what_a_killed_controller_has_forgotten_is_sent_again(slurm, study, tmp_path):
+    """Its first job is lost after it was taken, and the next one gets its id."""
+    f = slurm.folder
+    for tool in ("sinfo", "srun"):
+        slurm.tool(tool, "true")
+    slurm.tool("scancel", f'echo "$@" >>{f}/cancelled')
+    slurm.tool(
+        "scontrol",
+        f'id=${{@: -1}}; line=$(grep "^$id|" {f}/queue)\n'
+        'if [ "$2" = job ] && [ -z "$line" ]; then\n'
+        ' echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; fi\n'
+        'echo "JobId=$id Comment=${line##*|} "',
+    )
+    slurm.tool(
+        "sbatch",
+        f"touch {f}/queue; n=$(($(wc -l <{f}/queue) + 1))\n"
+        "for a; do case $a in --comment=*) key=${a#*=};; --depend*) after=${a#*=};; esac; done\n"
+        f'[ ! -e {f}/sent ] || echo "$n|PENDING|$after||N/A|N/A|$key" >>{f}/queue\n'
+        f'touch {f}/sent; echo "Submitted batch job $n"',
+    )
+    s = load(study)
+    s.wanted = ["import", "observe"]
+    submit_study(s, tmp_path / "runs", Profile(name="x", max_array=1001))
+    rows = [r.split("|") for r in (f / "queue").read_text().splitlines()]
+    subs = {n: Submission.of(RunFolder(tmp_path / "runs" / "tiny" / n)) for n in s.wanted}
+    last = {n: (sub.sent[-1].slurm_job, sub.sent[-1].key) for n, sub in subs.items()}
+    # 1 was the lost import, then observe; it has gone, and both are there once more.
+    assert [r[0] for r in rows] == ["1", "2", "3"]
+    assert last == {"import": ("2", rows[1][-1]), "observe": ("3", rows[2][-1])}
+    assert rows[2][2] == "afterok:2" and (f / "cancelled").read_text() == "1\n"
+    assert len(subs["import"].sent) == 1

@@ -5,7 +5,17 @@ Slurm may be slow, busy or absent: None is "no answer", which is not "no such jo
 
 from __future__ import annotations
 
-__all__ = ["Element", "Ended", "account", "cancel", "check_partition", "need_slurm", "queue"]
+__all__ = [
+    "OURS",
+    "Element",
+    "Ended",
+    "account",
+    "cancel",
+    "check_partition",
+    "forgotten",
+    "need_slurm",
+    "queue",
+]
 
 import os
 import re
@@ -20,6 +30,7 @@ from .batches import expand
 PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESV_DEL_HOLD"}
 ALIVE = PENDING | {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"}
 
+OURS = "hpcinv:"  # every key, the comment a job is sent with, begins so
 WHOLE_LISTS = {"SLURM_BITSTR_LEN": "0"}  # else long lists of array indices are cut short
 
 
@@ -135,6 +146,25 @@ def account(ids: Iterable[str]) -> dict[str, Ended] | None:
             for name in [f"{base}_{i}" for i in expand(tail)] if tail.startswith("[") else [r[0]]:
                 found[name] = ended
     return found
+
+
+def forgotten(id_: str, key: str) -> bool:
+    r"""Whether the controller itself says that a job it has taken is none, or another one's.
+
+    A site's squeue may be a cache that is behind; `scontrol` is asked where that matters.
+    """
+    if not shutil.which("scontrol"):
+        return False
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "job", "-o", id_], capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode:
+        return "invalid job id" in done.stderr.lower()
+    said = re.search(r"\bComment=(\S+)", done.stdout)
+    return said is not None and said[1].startswith(OURS) and said[1] != key
 
 
 def cancel(ids: Iterable[str]) -> None:

@@ -22,10 +22,9 @@ from pathlib import Path
 from ..errors import BadInput
 from ..runs.folder import RunFolder
 from .batches import ARRAY, WHOLE, Batch, expand
-from .slurm import Element
+from .slurm import OURS, Element
 
 Queue = dict[str, list[Element]]
-OURS = "hpcinv:"  # every key begins so
 
 
 @dataclass

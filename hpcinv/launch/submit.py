@@ -18,7 +18,7 @@ from .estimate import refuse_what_cannot_fit
 from .profile import Profile
 from .script import render, scripts
 from .send import patiently, send
-from .slurm import cancel, check_partition, need_slurm, queue
+from .slurm import cancel, check_partition, forgotten, need_slurm, queue
 from .submission import Queue, Submission, locked
 
 TURNS = 3  # how often what Slurm has forgotten is sent
@@ -140,7 +140,7 @@ class Delivery:
         for name in names:
             sub = Submission.of(place(self.study, self.runs, name))
             for s in [s for s in sub.sent if s.key in self.fresh]:
-                if not s.elements(known):
+                if not s.elements(known) and s.slurm_job and forgotten(s.slurm_job, s.key):
                     sub.sent.remove(s)
                     lost = {k for i in expand(s.indices) for k in s.tasks(i)}
                     self.given.get(name, set()).difference_update(lost)
