@@ -71,7 +71,8 @@ def test_a_hundred_thousand_tasks_are_a_hundred_calls(study, tmp_path):
 def run_script(text, tmp_path, index, codes):
     """Runs a script with an srun that notes the task and ends with the code meant for it.
 
-    Of a code "-1" the launch fails, which srun calls a success; "-2" fails the first time only.
+    Of a code "-1" the launch fails, which srun calls a success; "-2" fails the first time only;
+    "-3" is a step whose ranks have left a node behind, for which srun waits.
     """
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
@@ -86,6 +87,7 @@ shift $HPCINV_TASK
 [ "$1" != -1 ] || exit 0
 [ "$1" != -2 ] || [ $(grep -cx "$HPCINV_TASK" {notes}) -gt 1 ] || exit 1
 mkdir -p "${{HPCINV_MET%/*}}"; touch "$HPCINV_MET"
+[ "$1" != -3 ] || {{ echo 75 >"$HPCINV_MET"; while :; do /bin/sleep 0.1; done; }}
 exit ${{1#-2}}""",
         ),
         ("scontrol", f'echo "$@" >>{notes}'),
@@ -120,6 +122,7 @@ def test_packed_tasks_run_in_a_row_and_the_last_block_may_be_short(study, tmp_pa
     assert run_script(text, tmp_path, 1, "0 0 0 0 75 0 0 0") == (0, ["3", "4", "requeue 7"])
     # A launch that fails is tried again: three times, and its word for success is not taken.
     assert run_script(text, tmp_path, 1, "0 0 0 -2 0 -1 0 0") == (1, ["3", "3", "4", *"555"])
+    assert run_script(text, tmp_path, 1, "0 0 0 0 -3 0 0 0") == (0, ["3", "4", "requeue 7"])
     assert not list((tmp_path / "oi" / "logs").iterdir())
 
 
