@@ -42,7 +42,7 @@ class Command:
     def __call__(self, *args, code=0, runs=None):
         done = subprocess.run(
             [sys.executable, "-m", "hpcinv", *map(str, args), "--runs", str(runs or self.runs)],
-            capture_output=True, text=True, env=self.env, timeout=400,
+            capture_output=True, text=True, env=self.env, timeout=900,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
@@ -67,7 +67,7 @@ class Command:
     def until(self, condition, seconds=90):
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, self("status", "tiny")
+            assert time.monotonic() < end, self("status", self.study.name)
             time.sleep(0.5)
 
     def whole(self):
