@@ -64,7 +64,7 @@ class Command:
     def attempts(self, task):
         return self.manifest(self.job / "tasks" / str(task))["attempts"]
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=300):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self("status", self.study.name)

@@ -74,7 +74,7 @@ def node_of(hpcinv, task):
     return hpcinv.attempts(task)[-1]["slurm"]["nodes"]
 
 
-def end(hpcinv, seconds=150):
+def end(hpcinv, seconds=400):
     """Waits for the end, which must be that of the undisturbed study; returns attempts by task."""
     hpcinv.until(lambda: hpcinv.manifest()["state"] == "complete", seconds)
     assert hpcinv.manifest()["outputs"] == hpcinv.outputs
@@ -108,7 +108,7 @@ def test_a_node_dies_under_an_mpi_job(ready, cluster, back):
     victim = nodes.split()[1].removeprefix("node")
     call(cluster, "kill-node", victim)
     if back == "later":
-        hpcinv.until(lambda: len(hpcinv.attempts(0)) == 2, 120)
+        hpcinv.until(lambda: len(hpcinv.attempts(0)) == 2, 300)
     call(cluster, "start-node", victim)
     assert end(hpcinv) == [2]
     assert [a["ranks"] for a in hpcinv.attempts(0)] == [2, 2]
@@ -139,7 +139,7 @@ def test_the_controller_restarts_during_submission(ready, cluster):
     submit = subprocess.Popen([*command, hpcinv.runs], **here)
     hpcinv.until(lambda: (hpcinv.job / "submission.json").exists())  # the first batch is leaving
     call(cluster, "restart", "slurmctld", 6)
-    said = submit.communicate(timeout=180)[0].decode()
+    said = submit.communicate(timeout=400)[0].decode()
     assert submit.returncode == 0, said
     there = hpcinv.slurm("squeue", "--me", "-h", "-t", "all", "-o", "%j %F %Z").splitlines()
     mine = {tuple(x.split()[:2]) for x in there if x.split()[2] == str(hpcinv.folder)}
@@ -175,7 +175,7 @@ def test_time_limit_and_kill_are_explained_and_retried_without_slurmdbd(ready, c
         call(cluster, "kill", "slurmdbd")
     hpcinv("submit", hpcinv.oi, resources(tasks=4).replace("mem_per", "time: 1m, mem_per"))
     try:
-        hpcinv.until(lambda: hpcinv.json("status", "tiny/oi")[0]["failed"] == [1, 3], 150)
+        hpcinv.until(lambda: hpcinv.json("status", "tiny/oi")[0]["failed"] == [1, 3], 300)
         causes = {tuple(x["tasks"]): x["cause"] for x in hpcinv.json("why", "tiny/oi")}
         assert causes == {(1,): "time limit", (3,): "killed"}
         hpcinv("retry", "tiny/oi", "--time", "5m")
@@ -191,7 +191,7 @@ def test_two_terminals_submit_the_same_study(ready):
         subprocess.Popen([*command, hpcinv.runs], env=hpcinv.env, stdout=subprocess.PIPE)
         for _ in range(2)
     ]
-    said = sorted(p.communicate(timeout=180)[0].decode() for p in both)
+    said = sorted(p.communicate(timeout=400)[0].decode() for p in both)
     assert [p.returncode for p in both] == [0, 0]
     assert sum("in the queue already" in s for s in said) == 1
     assert [s["step"] for s in hpcinv.submission()["sent"]] == ["array", "join"]
