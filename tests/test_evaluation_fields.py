@@ -8,7 +8,7 @@ import pytest
 from hpcinv.evaluation.crps import crps
 from hpcinv.evaluation.energy import energy
 from hpcinv.evaluation.flatness import contrasts, flatness
-from hpcinv.evaluation.physics import DENSITY, OMEGA, checks
+from hpcinv.evaluation.physics import DENSITY, DRY_AIR, OMEGA, checks
 from hpcinv.evaluation.reliability import reliability
 from hpcinv.evaluation.spectra import Cartesian, Spherical, spectrum
 from hpcinv.models.sphere import EARTH_RADIUS_KM, legendre
@@ -129,6 +129,30 @@ def test_solid_rotation_does_not_diverge_and_geostrophic_wind_is_in_balance():
     # eastwards where it should be northwards: no balance
     assert c.of(np.stack([v, u, p]))[3] > 0.5 * c.of(np.stack([v, u, p]))[2]
     assert checks(globe(lat, lon, names=("air_temperature", "x"))) is None
+
+
+def test_a_column_whose_temperature_is_linear_in_the_logarithm_of_pressure_is_in_balance():
+    lat, lon = np.linspace(-80, 80, 9), np.arange(8) * 45.0
+    levels = (1000.0, 700, 500, 250)
+    names = [f"{v}_{p:.0f}" for v in ("z", "t") for p in levels]
+    kinds = ["geopotential"] * 4 + ["air_temperature"] * 4
+    c = checks(globe(lat, lon, names, ["m2 s-2"] * 4 + ["K"] * 4, kinds))
+    assert c.names[::2] == [
+        "thickness 500 to 250",
+        "thickness 700 to 500",
+        "thickness 1000 to 700",
+    ]
+    h = np.log(1000 / np.array(levels))[:, None, None]
+    base = 280 + np.random.default_rng(0).standard_normal((1, 9, 8))
+    t = base - 40 * h
+    z = DRY_AIR * (base * h - 20 * h**2)  # the integral of R T over ln p
+    found = np.sqrt(c.of(np.concatenate([z, t])))
+    assert found[1::2].max() < 1e-6 and found[4] == pytest.approx(2830, rel=0.05)
+    warm = np.sqrt(c.of(np.concatenate([z, t + 3])))
+    want = [
+        DRY_AIR / 9.80665 * 3 * np.log(a / b) for a, b in ((500, 250), (700, 500), (1000, 700))
+    ]
+    assert warm[1::2] == pytest.approx(want, rel=1e-9)
 
 
 def test_brier_and_its_parts_agree_with_the_scores_package_and_the_definition():

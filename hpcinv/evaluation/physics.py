@@ -9,7 +9,10 @@ amount:
   \cos\phi))`;
 * wind and geostrophic imbalance, m s-1, poleward of 20 degrees: of :math:`v - v_g` with
   :math:`f \, k \times v_g = -\nabla \Phi`, where there is a geopotential, its height, or a
-  pressure at sea level (divided by a density of 1.2 kg m-3) beside the wind.
+  pressure at sea level (divided by a density of 1.2 kg m-3) beside the wind;
+* thickness and hydrostatic imbalance, m, between neighbouring pressure levels that have both
+  geopotential (or its height) and temperature: of :math:`\Delta Z - \frac{R}{g} \bar T \ln
+  (p_1 / p_2)`, :math:`\bar T` the mean of both levels' (moisture is left out: about 1% of it).
 
 Centred differences on the grid's own rows; the rows beside the poles are left out. Which channels
 are what is read from their standard names; several levels are several triples.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 __all__ = ["Checks", "checks"]
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -27,7 +31,7 @@ from ..models.sphere import EARTH_RADIUS_KM
 from ..observations.stencils import axes, goes_around
 
 OMEGA = 7.292115e-5  # s-1
-GRAVITY, DENSITY = 9.80665, 1.2
+GRAVITY, DENSITY, DRY_AIR = 9.80665, 1.2, 287.05
 EAST = ("eastward_wind", "x_wind")
 NORTH = ("northward_wind", "y_wind")
 MASS = {
@@ -40,7 +44,7 @@ TROPICS = 20.0
 
 
 def checks(store: Any) -> Checks | None:
-    r"""The checks that a trajectory allows; None if it has no wind on a grid of the globe."""
+    r"""The checks that a trajectory allows; None without any, or without an even globe grid."""
     of = axes(store)
     if set(of) != {"lat", "lon"} or len(store.grid) != 2 or min(store.grid) < 4:
         return None
@@ -65,7 +69,20 @@ def checks(store: Any) -> Checks | None:
         for k, m in enumerate(names):
             if m in MASS and level[k] == level[i] and store.units[k] == MASS[m][0]:
                 mass.append((i, j, k, MASS[m][1], level[i]))
-    return Checks(store, winds, mass) if winds else None
+    column = []
+    of_level = {
+        kind: {float(level[k]): k for k, m in enumerate(names) if m == kind and level[k]}
+        for kind in ("air_temperature", "geopotential", "geopotential_height")
+    }
+    warm = {p: k for p, k in of_level["air_temperature"].items() if store.units[k] == "K"}
+    for kind in ("geopotential", "geopotential_height"):
+        unit, factor = MASS[kind]
+        high = {p: k for p, k in of_level[kind].items() if store.units[k] == unit and p in warm}
+        for a, b in itertools.pairwise(sorted(high)):
+            column.append(
+                (high[a], high[b], warm[a], warm[b], factor / GRAVITY, np.log(b / a), a, b)
+            )
+    return Checks(store, winds, mass, column) if winds or column else None
 
 
 class Checks:
@@ -75,11 +92,11 @@ class Checks:
         names: Of the quantities.
     """
 
-    def __init__(self, store: Any, winds: list, mass: list) -> None:
+    def __init__(self, store: Any, winds: list, mass: list, column: list) -> None:
         of = axes(store)
         lat, lon = (np.asarray(list(store.coords.values())[of[k]], float) for k in ("lat", "lon"))
         self.swapped, self.grid = of["lat"] == 1, tuple(store.grid)
-        self.winds, self.mass, self.around = winds, mass, goes_around(lon)
+        self.winds, self.mass, self.column, self.around = winds, mass, column, goes_around(lon)
         self.lat = np.deg2rad(lat)
         self.step = np.deg2rad(lat[1] - lat[0]), np.deg2rad(lon[1] - lon[0])
         inner = np.zeros((len(lat), len(lon)), bool)
@@ -98,7 +115,13 @@ class Checks:
         self.names += [
             f"{n}{at(m[4])}" for m in self.mass for n in ("wind", "geostrophic imbalance")
         ]
+        self.names += [
+            f"{n} {b:g} to {a:g}"
+            for *_, a, b in column
+            for n in ("thickness", "hydrostatic imbalance")
+        ]
         self.units = ["s-1"] * (2 * len(winds)) + ["m s-1"] * (2 * len(self.mass))
+        self.units += ["m"] * (2 * len(column))
 
     def _gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""(1 / a) ∂x/∂λ and (1 / a) ∂x/∂φ, 1/m; the edges are not to be used."""
@@ -129,6 +152,10 @@ class Checks:
             u, v = -north / f, east / cosine / f
             out.append((self.outer * (x[i] ** 2 + x[j] ** 2)).sum())
             out.append((self.outer * ((x[i] - u) ** 2 + (x[j] - v) ** 2)).sum())
+        for above, below, cold, warm, factor, log, *_ in self.column:
+            thick = factor * (x[above] - x[below])
+            off = thick - DRY_AIR / GRAVITY * log * (x[cold] + x[warm]) / 2
+            out += [(self.area * thick**2).sum(), (self.area * off**2).sum()]
         return np.array(out)
 
     def both(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
