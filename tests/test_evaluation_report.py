@@ -317,14 +317,14 @@ def test_scores_of_another_method_are_refused(tmp_path):
 
 
 def test_provenance_of_alike_jobs_is_a_table():
-    from hpcinv.evaluation.report import _tree
+    from hpcinv.evaluation.report import tree
 
     jobs = {n: {"kind": "train", "seed": k} for k, n in enumerate(("one_a", "two", "three"))}
-    node = _tree({"Jobs": jobs, "commit": "ab" * 20})
+    node = tree({"Jobs": jobs, "commit": "ab" * 20})
     (name, table), (_, commit) = node["items"]
     assert name == "Jobs" and table["columns"] == ["kind", "seed"]
     assert table["rows"][0] == ("one_a", ["train", "0"]) and commit["text"] == "ab" * 20
-    assert _tree({"a": 1, "b": [1, 2]})["items"][1][1] == {"text": "1, 2"}
+    assert tree({"a": 1, "b": [1, 2]})["items"][1][1] == {"text": "1, 2"}
 
 
 def test_picture_for_the_readme(tmp_path):

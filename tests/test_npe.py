@@ -1,5 +1,6 @@
 """Posteriors of parameters: exact answers of toys, densities that integrate to one, resumption."""
 
+import json
 import os
 import resource
 import subprocess
@@ -29,7 +30,10 @@ JOBS = {
     "3_train": "kind: train\ndata: simulate\nmodel: {name: posterior, flows: [nsf, maf]}\n"
     "training: {steps: 500, learning_rate: 2e-3}\n",
     "4_infer": "kind: infer\nposterior: train\nsimulations: simulate\nobservations: withheld\n"
-    "samples: 1000\nshard: 50\nbatch: 50\nmap_steps: 20\nnumber: 200\n",
+    "samples: 1000\nshard: 50\nbatch: 50\nmap_steps: 20\nnumber: 200\npredictive: 20\n",
+    "5_evaluate": "kind: evaluate\nsamples: infer\n",
+    "6_report": "kind: report\ntitle: A line\nevaluate: evaluate\nsamples: infer\n"
+    "simulations: [simulate, withheld]\n",
 }
 
 
@@ -59,6 +63,15 @@ def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
     w /= w.sum(1, keepdims=True)
     better = ((w[..., None] * found.read("samples")).sum(1) - mean)[inside] / deviation
     assert np.sqrt((better**2).mean()) < 0.5 * np.sqrt((error**2).mean())
+    # What is judged and told is what is there.
+    card = json.loads((runs / "toy" / "evaluate" / "scores.json").read_text())
+    assert card["simulations"] == 200 and card["checks"]["coverage"]["distance"] < 0.15
+    entropy = 0.5 * np.log(np.linalg.det(2 * np.pi * np.e * S))
+    assert card["nll"]["low"] - 0.1 < entropy < card["nll"]["high"] + 0.1
+    assert card["fit"]["false_alarms"] < 0.2
+    page = (runs / "toy" / "report" / "report.html").read_text()
+    assert f"{card['parameters']['a']['contraction']['value']:.3f}" in page
+    assert page.count("data:image/png") == 2 and "4,000" in page
     # Cut into tasks of an array, the same samples.
     array = "resources={array: {over: observations, tasks: 2}, cpus_per_task: 1}"
     job = [study / "4_infer.yaml", array]

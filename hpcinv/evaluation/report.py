@@ -6,7 +6,7 @@ nothing of the network and runs no script.
 
 from __future__ import annotations
 
-__all__ = ["picture", "report"]
+__all__ = ["environment", "picture", "report", "tree"]
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def report(
             ensemble=results[main], members=members, table=table, width=width,
         )  # fmt: skip
     judged = verdict(card)
-    page = _environment().get_template("report.html.jinja").render(
+    page = environment().get_template("report.html.jinja").render(
         title=title,
         about=about,
         made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
@@ -107,7 +107,7 @@ def report(
         departures=_departures(card.get("innovations")),
         interval=card["interval"],
         differences=_differences(card, main),
-        provenance=_tree(provenance or {}),
+        provenance=tree(provenance or {}),
     )  # fmt: skip
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,8 @@ def _palette(maps: Sequence[str]):
     return out
 
 
-def _environment():
+def environment() -> Any:
+    r"""The page templates of this room."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -414,7 +415,7 @@ def _departures(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _tree(x: Any) -> dict[str, Any]:
+def tree(x: Any) -> dict[str, Any]:
     r"""Nested values as nodes for the template: text, a table of alike entries, or a list."""
     if isinstance(x, (list, tuple)):
         if all(not isinstance(v, (Mapping, list, tuple)) for v in x):
@@ -427,9 +428,9 @@ def _tree(x: Any) -> dict[str, Any]:
             for v in x.values()]  # fmt: skip
     columns = list(dict.fromkeys(c for v in x.values() if isinstance(v, Mapping) for c in v))
     if len(x) > 2 and all(flat) and 2 <= len(columns) <= 8:
-        rows = [(k, [_tree(v[c])["text"] if c in v else "" for c in columns])
+        rows = [(k, [tree(v[c])["text"] if c in v else "" for c in columns])
                 for k, v in x.items()]  # fmt: skip
         return {"columns": [str(c).replace("_", " ") for c in columns], "rows": rows}
-    items = [(names[k], _tree(v)) for k, v in x.items()]
+    items = [(names[k], tree(v)) for k, v in x.items()]
     short = [len(n.get("text", "x" * 99)) <= 16 for _, n in items]
     return {"items": items, "small": sum(short) > 3 and all("text" in n for _, n in items)}

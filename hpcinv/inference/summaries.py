@@ -26,6 +26,7 @@ class Wanted:
         levels: Of the credible regions.
         map_steps: Steps of the climb to the mode, 0 for the densest sample.
         predictive: Samples that are simulated again.
+        weights: Whether samples get importance weights; the simulator must have a likelihood.
         seed: Of the draws.
     """
 
@@ -33,10 +34,11 @@ class Wanted:
     levels: Sequence[float]
     map_steps: int = 60
     predictive: int = 0
+    weights: bool = False
     seed: int = 0
 
 
-def columns(wanted: Wanted, flow: PosteriorFlow, likelihood: bool) -> dict:
+def columns(wanted: Wanted, flow: PosteriorFlow) -> dict:
     r"""Shape and type of a row of each column that :func:`infer` fills."""
     N, P, Q, shape = wanted.samples, len(flow.names), len(wanted.levels), flow.shape
     F = sum(m.embedding.features for m in flow.members)
@@ -48,7 +50,7 @@ def columns(wanted: Wanted, flow: PosteriorFlow, likelihood: bool) -> dict:
         "high": ((Q, P), "f8"), "densest": ((Q,), "f8"), "outside": ((), "i8"),
         "drawn": ((), "i8"), "features": ((F,), "f4"),
     }  # fmt: skip
-    if likelihood:
+    if wanted.weights:
         found |= {"log_weight": ((N,), "f4"), "effective": ((), "f8")}
     if wanted.predictive:
         found |= {"predictive": ((wanted.predictive, *shape), "f4")}
@@ -66,7 +68,7 @@ def infer(
         observed: `x` (B, *S), `truth` (B, P) or None, and `ok` (B).
         ids: Global ids of the observations.
         wanted: What to compute.
-        simulator: For the likelihood, where it has one.
+        simulator: For the likelihood and the noise.
         prior: The prior that samples must lie in.
         runner: Simulates predictions, where they are wanted.
     """
@@ -74,9 +76,7 @@ def infer(
     device = flow.x_mean.device
     out = {
         name: np.full((B, *shape), np.nan if np.dtype(kind).kind == "f" else 0, kind)
-        for name, (shape, kind) in columns(
-            wanted, flow, hasattr(simulator, "log_likelihood")
-        ).items()
+        for name, (shape, kind) in columns(wanted, flow).items()
     }
     out["x"][:], out["ok"][:] = observed["x"], observed["ok"]
     good = np.flatnonzero(observed["ok"])
@@ -108,7 +108,7 @@ def infer(
         with torch.no_grad():
             density = flow.log_prob(truth, x).cpu() - share.log()
         out["truth_log_density"][good] = density
-    if "log_weight" in out:
+    if wanted.weights:
         w = log_weights(simulator, theta, d.log_density, x)
         out["log_weight"][good], out["effective"][good] = w.cpu(), effective(w).cpu()
     if wanted.predictive:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHUNK = 512  # likelihoods at a time: a simulator may need much memory for each
+
 
 @torch.no_grad()
 def log_weights(simulator: Any, theta: Tensor, log_density: Tensor, x: Tensor) -> Tensor:
@@ -23,7 +25,11 @@ def log_weights(simulator: Any, theta: Tensor, log_density: Tensor, x: Tensor) -
     B, N, P = theta.shape
     flat = theta.reshape(B * N, P)
     x = x[:, None].expand(B, N, *x.shape[1:]).reshape(B * N, *x.shape[1:])
-    given = simulator.log_likelihood(flat, x).double() + simulator.prior.log_prob(flat).double()
+    known = [
+        simulator.log_likelihood(a, b).double()
+        for a, b in zip(flat.split(CHUNK), x.split(CHUNK), strict=True)
+    ]
+    given = torch.cat(known) + simulator.prior.log_prob(flat).double()
     return given.reshape(B, N) - log_density
 
 

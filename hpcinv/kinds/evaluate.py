@@ -1,4 +1,4 @@
-r"""`kind: evaluate`: analyses against a known truth, in one table of scores."""
+r"""`kind: evaluate`: analyses, or posteriors of parameters, against a known truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["Evaluate"]
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import BadInput
 from .base import Context, Fields, Job, Ref
@@ -30,9 +30,17 @@ class Evaluate(Job):
     r"""Scores of every analysis; the first is the one judged, the others are compared to it."""
 
     kind: Literal["evaluate"] = "evaluate"
-    truth: Annotated[str, Ref("store")]
-    frames: tuple[int, int] = Field(description="half-open range of the truth's frames")
-    analyses: Annotated[list[str], Ref("analysis")] = Field(min_length=1)
+    truth: Annotated[str | None, Ref("store")] = None
+    frames: tuple[int, int] | None = Field(
+        None, description="half-open range of the truth's frames"
+    )
+    analyses: Annotated[list[str], Ref("analysis")] = Field([])
+    samples: Annotated[str | None, Ref("samples")] = Field(
+        None, description="instead of analyses: posteriors of withheld simulations"
+    )
+    observed: Annotated[str | None, Ref("samples")] = Field(
+        None, description="posteriors of real observations: could the simulator have made them?"
+    )
     observations: Annotated[str | None, Ref("observations")] = None
     background: Annotated[str | None, Ref("analysis")] = Field(
         None, description="what was known before the observations; for O−B and Desroziers"
@@ -47,7 +55,28 @@ class Evaluate(Job):
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "scores"
 
+    @model_validator(mode="after")
+    def _what(self) -> Evaluate:
+        fields = {"truth": self.truth, "frames": self.frames, "analyses": self.analyses or None}
+        if self.samples is None:
+            missing = [k for k, v in fields.items() if v is None]
+            if missing:
+                raise ValueError(f"'{missing[0]}' is missing (or give 'samples' of a posterior)")
+            if self.observed is not None:
+                raise ValueError("'observed' goes with 'samples'")
+        else:
+            fields |= {k: getattr(self, k) for k in ("observations", "background")}
+            fields["misspecification"] = self.misspecification
+            given = [k for k, v in fields.items() if v is not None]
+            if given:
+                raise ValueError(
+                    f"'{given[0]}' is of analyses, 'samples' of a posterior: give one"
+                )
+        return self
+
     def check(self, name: str, study: Study) -> None:
+        if self.samples is not None:
+            return
         where = study.sources[name].where
         others = [(k, getattr(self, k)) for k in ("observations", "background")]
         for i, a in enumerate(self.analyses):
@@ -88,6 +117,10 @@ class Evaluate(Job):
                 )  # fmt: skip
 
     def run(self, ctx: Context) -> dict[str, str]:
+        if self.samples is not None:
+            from .evaluate_posterior import run
+
+            return run(self, ctx)
         import numpy as np
 
         from ..evaluation.physics import checks
@@ -229,6 +262,8 @@ class Evaluate(Job):
         )  # fmt: skip
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
+        if self.samples is not None:
+            return {"posterior": self.samples}
         return {"analyses": ", ".join(self.analyses)}
 
 

@@ -39,6 +39,9 @@ class Infer(Job):
     )
     map_steps: int = Field(60, ge=0, description="steps of the climb to the mode")
     predictive: int = Field(0, ge=0, description="samples of each that are simulated again")
+    weights: bool = Field(
+        True, description="importance weights, where the simulator has a likelihood"
+    )
     prior: dict[str, Bounds] = Field(
         {}, description="narrower bounds: samples outside are rejected and counted"
     )
@@ -194,7 +197,10 @@ class _Work:
             self.prior = self.prior.replaced(
                 {n: {k: v for k, v in b if v is not None} for n, b in job.prior.items()}
             )
-        self.wanted = Wanted(job.samples, job.levels, job.map_steps, job.predictive, job.seed)
+        self.wanted = Wanted(
+            job.samples, job.levels, job.map_steps, job.predictive,
+            job.weights and hasattr(simulator, "log_likelihood"), job.seed,
+        )  # fmt: skip
         self.runner = Runner(make, simulator) if job.predictive else None
         self.seconds, self.drawn = 0.0, 0
 
@@ -205,10 +211,9 @@ class _Work:
         from ..inference.summaries import columns, infer
         from ..io.rows import PartWriter
 
-        likelihood = hasattr(self.simulator, "log_likelihood")
         writer = PartWriter(
             self.ctx.folder / "parts", start - first, stop - first,
-            columns(self.wanted, self.flow, likelihood),
+            columns(self.wanted, self.flow),
             fence=self.ctx.fence if self.ctx.world.rank == 0 else None,
         )  # fmt: skip
         try:

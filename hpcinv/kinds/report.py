@@ -6,7 +6,7 @@ __all__ = ["Report"]
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import BadInput
 from .base import Context, Job, Ref
@@ -22,9 +22,16 @@ class Report(Job):
     title: str
     about: str = ""
     evaluate: Annotated[str, Ref("scores")]
-    analysis: Annotated[str, Ref("analysis")]
-    truth: Annotated[str, Ref("store")]
-    frames: tuple[int, int]
+    analysis: Annotated[str | None, Ref("analysis")] = None
+    truth: Annotated[str | None, Ref("store")] = None
+    frames: tuple[int, int] | None = None
+    samples: Annotated[str | None, Ref("samples")] = Field(
+        None, description="instead of an analysis: the posteriors that are shown"
+    )
+    shown: int = Field(0, ge=0, description="which of them")
+    simulations: Annotated[list[str], Ref("simulations")] = Field(
+        [], description="whose failures are told, and what was made again"
+    )
     observations: Annotated[str | None, Ref("observations")] = None
     channels: list[str] | None = Field(
         None, min_length=1, description="channels on the maps; default: the first few"
@@ -32,8 +39,33 @@ class Report(Job):
 
     thing: ClassVar[str] = "report"
 
+    @model_validator(mode="after")
+    def _what(self) -> Report:
+        fields = {"analysis": self.analysis, "truth": self.truth, "frames": self.frames}
+        if self.samples is None:
+            missing = [k for k, v in fields.items() if v is None]
+            if missing:
+                raise ValueError(f"'{missing[0]}' is missing (or give 'samples' of a posterior)")
+            if self.simulations:
+                raise ValueError("'simulations' goes with 'samples'")
+        else:
+            fields |= {"observations": self.observations, "channels": self.channels}
+            given = [k for k, v in fields.items() if v is not None]
+            if given:
+                raise ValueError(
+                    f"'{given[0]}' is of an analysis, 'samples' of a posterior: give one"
+                )
+        return self
+
     def check(self, name: str, study: Study) -> None:
         judged = study.jobs.get(self.evaluate)
+        if judged is not None and (judged.samples is None) != (self.samples is None):
+            of = "analyses" if judged.samples is None else "a posterior"
+            raise BadInput(
+                f"'{self.evaluate}' judges {of}", study.sources[name].where(("evaluate",))
+            )
+        if self.samples is not None:
+            return
         if judged is not None and judged.analyses[0] != self.analysis:
             raise BadInput(
                 f"'{self.evaluate}' judges '{judged.analyses[0]}', not '{self.analysis}'",
@@ -42,6 +74,10 @@ class Report(Job):
             )
 
     def run(self, ctx: Context) -> dict[str, str]:
+        if self.samples is not None:
+            from .report_posterior import run
+
+            return run(self, ctx)
         import json
 
         from ..evaluation.figures import telling_frames

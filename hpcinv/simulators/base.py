@@ -21,7 +21,7 @@ the ids of the simulations: the same draws come out however an array is split.
 
 from __future__ import annotations
 
-__all__ = ["Axis", "Key", "Output", "Parameter", "Prior", "Simulator", "check"]
+__all__ = ["Axis", "Curve", "Key", "Output", "Parameter", "Prior", "Simulator", "check"]
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -271,9 +271,29 @@ class Output:
         return tuple(len(a.values) for a in self.axes)
 
 
+@dataclass(frozen=True)
+class Curve:
+    r"""A curve that parameters make and reports show, e.g. a temperature profile.
+
+    Attributes:
+        name, unit: Of its values.
+        axis: What it is a function of.
+        values: With shape (n, M).
+        log: Whether the axis is logarithmic.
+        upright: Whether the axis is drawn upright, from top to bottom: pressure, depth.
+    """
+
+    name: str
+    unit: str
+    axis: Axis
+    values: np.ndarray = field(repr=False)
+    log: bool = False
+    upright: bool = False
+
+
 @runtime_checkable
 class Simulator(Protocol):
-    r"""The protocol. `noise` and `log_likelihood` are optional.
+    r"""The protocol. `noise`, `log_likelihood` and what serves files and reports are optional.
 
     Attributes:
         prior: Over its parameters.
@@ -295,6 +315,12 @@ class Simulator(Protocol):
     #     What the instrument adds to x (n, *shape): drawn anew each time a simulation is seen.
     # def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor
     #     log p(x | theta) of rows, noise included: where it is known, samples get weights.
+    # def observation(self, path: Path) -> Tensor
+    #     x of a file in the simulator's own format.
+    # def curves(self, theta: Tensor) -> list[Curve]
+    #     Curves that reports show with their bands.
+    # def shown(self, x: Tensor) -> tuple[Tensor, str, str]
+    #     x as people want to see it, with its name and unit.
 
 
 def check(simulator: Any, name: str) -> Simulator:

@@ -31,7 +31,7 @@ from torch import Tensor
 from ..errors import BadInput
 from . import nemesis_tables
 from .atmosphere import AMU, HELIUM, MASS, convective, guillot, layers, planck, rayleigh
-from .base import Axis, Key, Output, Parameter, Prior
+from .base import Axis, Curve, Key, Output, Parameter, Prior
 from .observed_spectrum import binning, read_spectrum
 from .opacity import CIA, KTables, read_cia, read_tables
 from .overlap import mix_all
@@ -182,6 +182,17 @@ class Spectrum:
         p = p[order][None]
         t = guillot(p, q["gravity"], q["t_eq"], q["t_int"], q["kappa"], q["gamma"])
         return convective(p, t)[:, order.argsort()]
+
+    def curves(self, theta: Tensor) -> list[Curve]:
+        r"""The temperature profiles of parameters (n, P)."""
+        p = torch.from_numpy(np.geomspace(self.levels[-1], self.levels[0], 60))
+        axis = Axis("pressure", "Pa", tuple(p.tolist()))
+        found = self.temperature(theta.double(), p).numpy()
+        return [Curve("temperature", "K", axis, found, log=True, upright=True)]
+
+    def shown(self, x: Tensor) -> tuple[Tensor, str, str]:
+        r"""The flux of x."""
+        return self.flux_of(x.double()), "flux", FLUX
 
     def flux(self, theta: Tensor) -> Tensor:
         r"""Flux at the observer in W m⁻² µm⁻¹, (n, P) to (n, C), in the precision of theta."""

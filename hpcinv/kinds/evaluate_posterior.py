@@ -1,0 +1,125 @@
+r"""The part of `kind: evaluate` that judges posteriors of parameters."""
+
+from __future__ import annotations
+
+__all__ = ["run"]
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput
+
+if TYPE_CHECKING:
+    from .base import Context
+    from .evaluate import Evaluate
+
+NUMBERS = 1 << 24  # of samples that a rank reads at a time
+LEAST = 100  # withheld simulations below which nothing is judged
+
+
+def run(job: Evaluate, ctx: Context) -> dict[str, str]:
+    r"""Judges the samples of an `infer` job; see `Job.run`."""
+    from ..evaluation.posterior_checks import combine, judge
+    from ..evaluation.posterior_fit import p_values
+    from ..io.atomic import digest_bytes, write_json
+    from ..io.rows import Rows
+
+    rows = Rows(ctx.inputs[job.samples])
+    if not rows.attributes["truth"]:
+        raise BadInput(
+            "these samples are of observations whose parameters nobody knows", job.samples,
+            "Name an infer job with 'observations: WITHHELD' here, and this one as 'observed'.",
+        )  # fmt: skip
+    ctx.progress.begin("judging the posterior")
+    lo, hi = ctx.world.share(0, len(rows))
+    step = max(1, NUMBERS // max(1, rows.columns["samples"][0][0] * rows.columns["x"][0][0]))
+    mine = []
+    for a in range(lo, hi, step):
+        mine.append(_block(rows, a, min(a + step, hi), job.seed))
+        ctx.progress.update(min(a + step, hi) - lo, hi - lo)
+    parts = [p for part in ctx.world.all_gather(mine) for p in part]
+    path = ctx.folder / "scores.json"
+    if ctx.world.rank == 0:
+        found = combine(parts)
+        n = len(found["level"])
+        if n < LEAST:
+            raise BadInput(
+                f"{n} withheld simulations are too few to judge by", job.samples,
+                f"Simulate at least {LEAST}; 500 make a band of 6%.",
+            )  # fmt: skip
+        names = [p["name"] for p in rows.attributes["parameters"]]
+        card = judge(found, names)
+        card["units"] = [p["unit"] for p in rows.attributes["parameters"]]
+        card["failed"] = int(len(rows) - n)
+        if "effective" in rows.columns:
+            e = rows.read("effective")[rows.read("ok").astype(bool)]
+            card["effective"] = {
+                "samples": rows.columns["samples"][0][0], "median": float(_median(e)),
+            }  # fmt: skip
+        card["fit"] = _false_alarms(found)
+        if job.observed is not None:
+            seen = Rows(ctx.inputs[job.observed])
+            if seen.attributes["simulate"] != rows.attributes["simulate"]:
+                raise BadInput("it is of another simulator or prior", job.observed)
+            other = _fit(seen, 0, len(seen))
+            if "predictive" in seen.columns and "predictive" in rows.columns:
+                counts = {r.columns["predictive"][0][0] for r in (seen, rows)}
+                if len(counts) > 1:
+                    raise BadInput(
+                        f"predictive draws of {min(counts)} and {max(counts)} samples do not "
+                        "compare", job.observed, "Give both infer jobs the same 'predictive'.",
+                    )  # fmt: skip
+            withheld = {k: v for k, v in found.items() if k in other}
+            card["observed"] = p_values(withheld, other)
+        write_json(path, card)
+        checks = card["checks"]
+        ctx.say(
+            f"{'calibrated' if card['calibrated'] else 'NOT calibrated'} on {n:,} withheld "
+            f"simulations: coverage off by {checks['coverage']['distance']:.3f} "
+            f"(band {checks['coverage']['band']:.3f}), TARP {checks['TARP']['distance']:.3f}; "
+            f"gain {card['gain']['value']:.2f} nats"
+        )
+    ctx.world.barrier("scores")
+    return {"scores": digest_bytes(path.read_bytes())}
+
+
+def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
+    r"""The numbers of observations [a, b), without those that failed."""
+    import numpy as np
+
+    from ..evaluation.posterior_checks import one_by_one
+    from ..simulators.base import Parameter, Prior
+
+    prior = Prior([Parameter(**p) for p in rows.attributes["parameters"]])
+    ok = rows.read("ok", a, b).astype(bool)
+    names = ("samples", "truth", "log_density", "truth_log_density")
+    columns = [rows.read(n, a, b)[ok] for n in names]
+    found = one_by_one(*columns, prior, np.flatnonzero(ok) + a, seed)
+    return found | {k: v[ok] for k, v in _fit(rows, a, b).items()}
+
+
+def _fit(rows: Any, a: int, b: int) -> dict[str, Any]:
+    r"""What tells of observations [a, b) whether the simulator could have made them."""
+    from ..evaluation.posterior_fit import departure
+
+    out = {"x": rows.read("x", a, b), "features": rows.read("features", a, b)}
+    if "predictive" in rows.columns:
+        out["departure"] = departure(out["x"], rows.read("predictive", a, b))
+    return out
+
+
+def _false_alarms(found: dict[str, Any]) -> dict[str, Any]:
+    r"""How often simulations themselves are called none: two thirds say how far is usual."""
+    import numpy as np
+
+    from ..evaluation.posterior_fit import p_values
+
+    keep = [k for k in ("x", "features", "departure") if k in found]
+    cut = 2 * len(found["x"]) // 3
+    p = p_values({k: found[k][:cut] for k in keep}, {k: found[k][cut:] for k in keep})["p"]
+    return {"false_alarms": float(np.mean(np.array(p) <= 0.05)), "of": len(p)}
+
+
+def _median(v: Any) -> float:
+    import numpy as np
+
+    return float(np.median(v)) if len(v) else float("nan")
