@@ -153,6 +153,7 @@ def plan(
     from .launch.estimate import estimate_table, estimates
     from .launch.plan import plan_table
     from .launch.profile import load_profile
+    from .launch.sampling import sampling_table, samplings
 
     study = load(path, preset, overrides or [])
     study.check()
@@ -162,6 +163,8 @@ def plan(
     trainings, unknown = estimates(study, _runs(runs))
     if trainings:
         console.print(estimate_table(trainings, profile))
+    if analyses := samplings(study, _runs(runs), trainings):
+        console.print(sampling_table(analyses, profile))
     if unknown:
         print(f"what {', '.join(unknown)} will hold is known once the data are there")
     if sbatch is not None:

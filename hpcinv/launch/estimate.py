@@ -6,7 +6,7 @@ own, and its answer is kept in the user's cache.
 
 from __future__ import annotations
 
-__all__ = ["Estimate", "estimate_table", "estimates", "refuse_what_cannot_fit"]
+__all__ = ["Estimate", "estimate_table", "estimates", "refuse_what_cannot_fit", "shape_of"]
 
 import json
 import os
@@ -85,7 +85,7 @@ def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
         job = study.jobs[name]
         if name not in study.wanted or not isinstance(job, Train):
             continue
-        shape = _shape(study, runs, name, job.data)
+        shape = shape_of(study, runs, name, job.data)
         if shape is None:
             unknown.append(name)
             continue
@@ -104,7 +104,7 @@ def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
     return found, unknown
 
 
-def _shape(study: Study, runs: Path, name: str, ref: str) -> tuple[int, tuple[int, ...]] | None:
+def shape_of(study: Study, runs: Path, name: str, ref: str) -> tuple[int, tuple[int, ...]] | None:
     r"""Channels and grid of a job's input: of a store that is there, else of what will make it."""
     folder = input_folders(study, runs, name)[ref]
     for index in (folder / "store" / "index.json", folder / "index.json"):
@@ -115,7 +115,7 @@ def _shape(study: Study, runs: Path, name: str, ref: str) -> tuple[int, tuple[in
             continue
     job = study.jobs.get(ref)
     if isinstance(job, Encode):
-        coder, states = study.jobs.get(job.autoencoder), _shape(study, runs, ref, job.data)
+        coder, states = study.jobs.get(job.autoencoder), shape_of(study, runs, ref, job.data)
         return coder.model.latent(states[1]) if isinstance(coder, Train) and states else None
     return job.store_shape() if isinstance(job, Import) else None
 

@@ -1,57 +1,141 @@
-"""How fast ranks write the members of an analysis: together, each on its own, or in parts.
+r"""How fast ranks write an analysis, beside raw files by the same ranks in the same run.
 
-mpirun -n 4 .venv/bin/python scripts/benchmarks/write_analysis.py FOLDER [--mode collective]
+    mpirun -n 2 python scripts/benchmarks/write_analysis.py FOLDER
+
+2 GiB are written four times: as one raw file a rank (write and fsync, nothing else), collectively
+into one netCDF file a member, independently into the same, and as one part a rank. All but the raw
+files include digests, the check of what was written, fsync and renaming. Then frames are read by
+windows from a trajectory store, beside a sequential read of the same part of the store; both from
+the page cache if it holds them, unless `--cold` drops it first (root). Everything is removed.
 """
 
 import argparse
+import os
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 
 from hpcinv.io.analysis import AnalysisWriter
+from hpcinv.io.store import TrajectoryStore
+from hpcinv.io.write_store import StoreWriter
 from hpcinv.parallel import connect
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("folder")
-parser.add_argument("--mode", choices=["collective", "independent", "parts"], default="collective")
-parser.add_argument("--frames", type=int, default=48)
-parser.add_argument("--degrees", type=float, default=0.5)
+parser.add_argument("folder", type=Path)
+parser.add_argument("--frames", type=int, default=64)
+parser.add_argument("--degrees", type=float, default=0.25)
 parser.add_argument("--channels", type=int, default=4)
 parser.add_argument("--members", type=int, default=2)
+parser.add_argument("--window", type=int, default=8)
+parser.add_argument("--cold", action="store_true", help="drop the page cache before reading")
 a = parser.parse_args()
 
 world = connect("mpi")
-if a.mode == "parts":  # as where h5py has no MPI
-    AnalysisWriter.shared = property(lambda self: False)
 lat = np.arange(-90, 90 + a.degrees / 2, a.degrees)
 lon = np.arange(0, 360 - a.degrees / 2, a.degrees)
 first, last = world.share(0, a.frames)
 rng = np.random.default_rng(world.rank)
 x = rng.standard_normal((last - first, a.channels, len(lat), len(lon)), dtype=np.float32)
+size = 4 * a.members * a.frames * a.channels * len(lat) * len(lon) / 2**20
+layout = {
+    "channels": [f"x{c}" for c in range(a.channels)], "units": ["1"] * a.channels,
+    "coords": {"lat": lat, "lon": lon}, "time": np.arange(a.frames),
+    "time_units": "days since 2000-01-01",
+}  # fmt: skip
 
-world.barrier()
-start = time.perf_counter()
-writer = AnalysisWriter(
-    a.folder,
-    members=range(a.members),
-    world=world,
-    queue=0 if a.mode == "independent" else 1 << 40,
-    channels=[f"x{c}" for c in range(a.channels)],
-    units=["1"] * a.channels,
-    coords={"lat": lat, "lon": lon},
-    time=np.arange(a.frames),
-    time_units="days since 2000-01-01",
-)
-for m in range(a.members):
-    for k in range(0, len(x), 4):
-        writer.write(m, first + k, x[k : k + 4])
-    if a.mode != "independent":
-        writer.flush()
-writer.close()
-seconds = time.perf_counter() - start
-if world.rank == 0:
-    size = 4 * a.members * a.frames * a.channels * len(lat) * len(lon) / 2**20
-    print(
-        f"{a.mode}, {world.size} ranks: {size:.0f} MiB in {seconds:.2f} s, "
-        f"{size / seconds:.0f} MiB/s (digests, fsync and renaming included)"
+
+def raw() -> None:
+    with open(a.folder / f"{world.rank}.raw", "wb", buffering=0) as f:
+        for _ in range(a.members):
+            for k in range(0, len(x), 4):
+                f.write(x[k : k + 4])
+        os.fsync(f.fileno())
+
+
+def analysis(mode: str) -> None:
+    shared = AnalysisWriter.shared
+    if mode == "parts":  # as where h5py has no MPI
+        AnalysisWriter.shared = property(lambda self: False)
+    queue = 0 if mode == "independent" else 1 << 40
+    writer = AnalysisWriter(
+        a.folder / mode, members=range(a.members), world=world, queue=queue, **layout
     )
+    for m in range(a.members):
+        for k in range(0, len(x), 4):
+            writer.write(m, first + k, x[k : k + 4])
+        if mode != "independent":
+            writer.flush()
+    writer.close()
+    AnalysisWriter.shared = shared
+
+
+def timed(name: str, write, base: float | None = None) -> float:
+    if world.rank == 0:
+        shutil.rmtree(a.folder, ignore_errors=True)
+        a.folder.mkdir(parents=True)
+        os.sync()
+    world.barrier("start")
+    start = time.perf_counter()
+    write()
+    world.barrier("end")
+    seconds = time.perf_counter() - start
+    if world.rank == 0:
+        ratio = "" if base is None else f", {base / seconds:.2f} of raw"
+        print(f"{name}, {world.size} ranks: {size:.0f} MiB in {seconds:.2f} s, "
+              f"{size / seconds:.0f} MiB/s{ratio}", flush=True)  # fmt: skip
+    return seconds
+
+
+def reading() -> None:
+    r"""One rank: a store's windows, each frame once, against the bytes of its part."""
+
+    shutil.rmtree(a.folder, ignore_errors=True)
+    n = len(x) * a.members
+    writer = StoreWriter(a.folder, **layout | {"time": np.arange(n)})
+    for k in range(a.members):
+        writer.write(k * len(x), x)
+    writer.close()
+    store = TrajectoryStore.open(a.folder)
+    parts = [a.folder / p["file"] for p in store.index["parts"]]
+
+    def fresh() -> None:
+        if a.cold:
+            os.sync()
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+
+    def bare() -> int:
+        n, buffer = 0, bytearray(16 << 20)
+        for path in parts:
+            with open(path, "rb", buffering=0) as f:
+                while k := f.readinto(buffer):
+                    n += k
+        return n
+
+    def windows() -> int:
+        n = 0
+        for k in range(0, store.length, a.window):
+            n += store.read(k, min(k + a.window, store.length)).nbytes
+        return n
+
+    best = {}
+    for _ in range(3):
+        for name, read in (("raw sequential", bare), ("windows", windows)):
+            fresh()
+            start = time.perf_counter()
+            n = read()
+            rate = n / 2**20 / (time.perf_counter() - start)
+            best[name] = max(best.get(name, 0), rate)
+    print(f"read, {n / 2**20:.0f} MiB, {'cold' if a.cold else 'cached'}: " + ", ".join(
+        f"{k} {v:.0f} MiB/s" for k, v in best.items()
+    ) + f", {best['windows'] / best['raw sequential']:.2f} of raw")  # fmt: skip
+
+
+base = timed("raw files with fsync", raw)
+for mode in ("collective", "independent", "parts"):
+    timed(mode, lambda mode=mode: analysis(mode), base)
+timed("raw files again", raw, base)
+if world.rank == 0:
+    reading()
+    shutil.rmtree(a.folder, ignore_errors=True)

@@ -1,0 +1,148 @@
+r"""What the planner says of an analysis by diffusion: numbers, bytes, memory of a rank, GPU hours.
+
+From the traced costs of the two trainings it samples with (`estimate`), of which a forward pass is
+a third. With weights that stay as they are, a vector–Jacobian product costs a forward pass too. A
+guided call of a window takes one of each an iteration and the first forward pass; through the
+decoder, of every frame of the window, two passes and two more an iteration. It is an upper bound
+where observations are few: frames without any are not decoded, and of others only some points.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Sampling", "sampling_table", "samplings"]
+
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+from ..kinds.assimilate import Assimilate
+from ..kinds.study import Study
+from ..runs.progress import clock
+from ..training.devices import DEVICES
+from .estimate import FRAMEWORK, USED, Estimate, shape_of
+from .profile import Profile
+
+
+@dataclass(frozen=True)
+class Sampling:
+    r"""One analysis: `state` and `latent` are shapes without frames."""
+
+    name: str
+    job: Assimilate
+    state: tuple[int, ...]
+    latent: tuple[int, ...]
+    prior: Estimate
+    decoder: Estimate | None
+
+    @property
+    def length(self) -> int:
+        return self.job.frames[1] - self.job.frames[0]
+
+    @property
+    def windows(self) -> int:
+        W, V = self.job.window, self.job.overlap
+        return 1 if self.length <= W else 1 + ceil((self.length - W) / (W - V))
+
+    @property
+    def numbers(self) -> int:
+        r"""Of all members; each takes four bytes on disk."""
+        return self.job.members * self.length * prod(self.state)
+
+    @property
+    def ranks(self) -> int:
+        r"""Of all array tasks that run at once."""
+        array = self.job.resources.array
+        at_once = min(array.throttle or array.tasks, array.tasks) if array else 1
+        return self.job.resources.tasks * at_once
+
+    @property
+    def operations(self) -> float:
+        r"""Of all members, in the reanalysis mode."""
+        job, W = self.job, min(self.job.window, self.length)
+        guided = job.observations is not None and job.guidance.method == "mmps"
+        K = job.guidance.iterations if guided else 0
+        # The training's window and batch of one: a window of W frames costs in proportion.
+        network = self.prior.cost.flops / 3 * W / self.prior.job.window
+        if job.compose == "junction":  # overlaps are evaluated too
+            network *= 1 + job.overlap / W
+        decoded = 0.0 if self.decoder is None else self.decoder.cost.flops / 6  # half of both
+        call = network * (1 + K)
+        if guided:
+            call += W * decoded * (2 + 2 * K)
+        return job.members * (job.sampler.calls * self.windows * call + self.length * decoded)
+
+    @property
+    def held(self) -> int:
+        r"""Bytes of a rank: weights, graphs of its windows and of the decoder, frames, a state."""
+        job, W = self.job, min(self.job.window, self.length)
+        array = job.resources.array
+        members = ceil(job.members / (array.tasks if array else 1))
+        slabs = max(job.resources.tasks // members, 1)
+        here = min(job.batch, ceil(members / max(job.resources.tasks // slabs, 1)))
+        wide = 2 if self.prior.job.training.precision == "bf16" else 1  # it samples in fp32
+        graphs = here * ceil(self.windows / slabs) * self.prior.cost.activations * wide
+        graphs = graphs * W // self.prior.job.window
+        own = ceil(self.length / slabs) + 2 * W
+        frames = 4 * here * own * prod(self.latent) * (12 + 2 * job.guidance.iterations)
+        models = sum(4 * e.cost.parameters for e in (self.prior, self.decoder) if e is not None)
+        decoder = int(job.guidance.memory) if self.decoder is not None else 0
+        written = 4 * 5 * prod(self.state)  # a decoded frame, its patches, what is written of it
+        base = FRAMEWORK[job.resources.gpus_per_task > 0]
+        return base + models + graphs + frames + decoder + written
+
+    @property
+    def sent(self) -> int:
+        r"""Bytes between two neighbouring slabs in one call: an overlap there, and back."""
+        return 2 * 4 * min(self.job.batch, self.job.members) * self.job.overlap * prod(self.latent)
+
+    def gpu_hours(self, gpu: str) -> float:
+        return self.operations / (USED * DEVICES[gpu].fp32) / 3600
+
+
+def samplings(study: Study, runs: Path, trainings: list[Estimate]) -> list[Sampling]:
+    r"""Of the analyses asked for whose models' costs are known."""
+    known = {e.name: e for e in trainings}
+    found = []
+    for name in study.order():
+        job = study.jobs[name]
+        if name not in study.wanted or not isinstance(job, Assimilate) or not job.sampled:
+            continue
+        state = shape_of(study, runs, name, job.data)
+        if state is None or job.prior not in known:
+            continue
+        decoder = known.get(job.decoder or "")
+        if (decoder is None) != (job.decoder is None):
+            continue
+        whole = (state[0], *state[1])
+        latent = whole
+        if decoder is not None:
+            channels, cells = decoder.job.model.latent(state[1])
+            latent = (channels, *cells)
+        found.append(Sampling(name, job, whole, latent, known[job.prior], decoder))
+    return found
+
+
+def sampling_table(found: list[Sampling], profile: Profile) -> Any:
+    r"""One row an analysis: numbers, bytes, what a rank holds, hours."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    titles = ["analysis", "a member", "numbers", "to disk", "ranks at once", "a rank holds"]
+    titles += ["sent a call", "operations"]
+    titles += [f"{profile.gpu} hours", "hours"] if profile.gpu else []
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="right" if i else "left")
+    for s in found:
+        row = [s.name, f"{s.numbers / s.job.members:.3g}", f"{s.numbers:.3g}"]
+        row += [f"{4 * s.numbers / 1e9:.3g} GB", str(s.ranks), f"{s.held / 1e9:.3g} GB"]
+        row += [f"{s.sent / 1e6:.3g} MB", f"{s.operations:.3g}"]
+        if profile.gpu:
+            hours = s.gpu_hours(profile.gpu)
+            row += [f"{hours:.3g}", clock(3600 * hours / s.ranks)]
+        table.add_row(*row)
+    table.caption = "at most; an overlap is sent between two neighbours"
+    if profile.gpu:
+        table.caption += f"; hours at {USED:.0%} of the peak in fp32"
+    table.caption_justify = "left"
+    return table
