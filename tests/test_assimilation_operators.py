@@ -104,6 +104,34 @@ def test_a_large_block_is_solved_without_its_matrix(monkeypatch):
     assert np.abs(free.apply(solved, rows) - v).max() < 1e-8
 
 
+def test_errors_of_two_variables_are_correlated(monkeypatch):
+    _, table = world()
+    rows = np.arange(len(table))
+    u, same = table.channel == 0, table.frame[:, None] == table.frame
+    where = errors.EARTH_RADIUS_KM * errors.unit_vectors(table.lat, table.lon)
+    r = np.linalg.norm(where[:, None] - where[None], axis=-1)
+    rho = np.where(u[:, None] == u, 1.0, 0.4)
+    own = np.eye(len(table))
+    v = np.random.default_rng(0).standard_normal((3, len(table)))
+    for length, near in (({}, r < 0.01), ({"u": 900, "speed": 900}, np.exp(-r / 900))):
+        how = Errors(between={"u": {"speed": 0.4}}, length_km=length, share=0.8)
+        R = 0.8 * rho * near * same * table.error[:, None] * table.error
+        R = R + 0.2 * own * table.error**2
+        for most in (1500, 1):  # kept, and by conjugate gradients
+            monkeypatch.setattr(errors, "DENSE", most)
+            found = errors.ErrorCovariance(table, how)
+            assert np.abs(found.apply(v, rows) - v @ R).max() < 1e-10
+            assert np.abs(found.solve(v, rows) - np.linalg.solve(R, v.T).T).max() < 1e-6
+    assert np.abs(R - R * own).max() > 0.04
+    for wrong, said in (
+        (Errors(between={"u": {"w": 0.4}}), "unknown variable 'w'"),
+        (Errors(between={"u": {"v": 0.9, "speed": 0.9}, "v": {"speed": -0.9}}), "not positive"),
+        (Errors(between={"u": {"v": 0.9}}, length_km={"u": 9}), "over different lengths"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            errors.ErrorCovariance(table, wrong)
+
+
 def test_the_transform_filter_takes_correlated_errors(store):  # noqa: F811
     table = random_points(store, start=N, stop=N + L, points=10, error=0.5, seed=2)
     how = Errors(length_km={"u": 3000, "v": 3000})

@@ -187,6 +187,8 @@ class Errors(BaseModel):
         factor: Times the σ that the table tells.
         representativeness: Deviation added, of what the state's grid cannot hold.
         length_km: Length of the errors' correlation in space.
+        between: Correlation of the errors of two variables, `{u: {v: 0.3}}`: of rows at one place
+            and frame, and over the length, which is then the same for both.
         share: Share of σ² that is so correlated.
     """
 
@@ -195,6 +197,7 @@ class Errors(BaseModel):
     factor: dict[str, float] = {}
     representativeness: dict[str, float] = {}
     length_km: dict[str, float] = {}
+    between: dict[str, dict[str, float]] = {}
     share: float = Field(0.9, gt=0, lt=1)
 
     @model_validator(mode="after")
@@ -202,6 +205,9 @@ class Errors(BaseModel):
         for name in ("factor", "length_km", "representativeness"):
             if any(not 0 < x < float("inf") for x in getattr(self, name).values()):
                 raise ValueError(f"{name}: positive numbers")
+        pairs = [(a, b, r) for a, of in self.between.items() for b, r in of.items()]
+        if any(a == b or not -1 < r < 1 for a, b, r in pairs):
+            raise ValueError("between: correlations of two variables, between -1 and 1")
         return self
 
 

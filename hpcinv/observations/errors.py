@@ -1,18 +1,20 @@
 r"""Error models: the covariance R of a table's rows beyond their own σ.
 
-.. math:: R_{ij} = s_i s_j e^{-r_{ij} / L} + \delta_{ij} (\sigma_i^2 - s_i^2) + \delta_{ij} q_i^2,
-    \quad s_i^2 = \lambda_v \sigma_i^2
+.. math:: R_{ij} = \rho_{uv} s_i s_j e^{-r_{ij} / L} + \delta_{ij} (\sigma_i^2 - s_i^2)
+    + \delta_{ij} q_i^2, \quad s_i^2 = \lambda \sigma_i^2
 
-for rows of one frame and variable: a share λ of the error's variance is correlated in space over
-L, q is an error of representativeness. R is block diagonal, by frame and variable; a small block
-is kept, of a larger one products are formed piece by piece and the inverse is applied by conjugate
-gradients with the diagonal as preconditioner.
+for rows of one frame and of variables u, v: a share λ of the error's variance is correlated, in
+space over L (without L: at one place), between variables by ρ (one of a variable with itself); q
+is an error of representativeness. R is block diagonal, by frame and by variables that know of each
+other; a small block is kept, of a larger one products are formed piece by piece and the inverse is
+applied by conjugate gradients with the diagonal as preconditioner.
 """
 
 from __future__ import annotations
 
 __all__ = ["ErrorCovariance", "station_bias"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from .table import ObservationTable
 
 DENSE = 1500  # rows of a block that is kept
 PIECE = 512  # rows of a larger one formed at once
+HERE = 0.05  # km that count as the same place
 
 
 class ErrorCovariance:
@@ -48,21 +51,26 @@ class ErrorCovariance:
         factor = pick(config.factor, 1.0)[table.channel]
         q = pick(config.representativeness, 0.0)[table.channel]
         self.variance = (factor * table.error) ** 2 + q**2
-        length = pick(config.length_km, 0.0)[table.channel]
-        self.diagonal = not (length > 0).any()
+        length = pick(config.length_km, 0.0)
+        self._rho, family = _between(config.between, names, length)
+        mixed = np.bincount(family, minlength=len(names))[family] > 1
+        correlated = ((length > 0) | mixed)[table.channel]
+        self.diagonal = not correlated.any()
         self._blocks: list[tuple[np.ndarray, float]] = []
         self._kept: dict[int, tuple[np.ndarray, Any]] = {}
         if self.diagonal:
             return
-        if np.isnan(table.lat[length > 0]).any():
-            raise BadInput("rows without a place cannot be correlated", "errors: length_km")
+        if np.isnan(table.lat[correlated]).any():
+            raise BadInput("rows without a place cannot be correlated", "errors")
         lat, lon = np.nan_to_num(table.lat), np.nan_to_num(table.lon)
         self._where = EARTH_RADIUS_KM * unit_vectors(lat, lon)
         self._s = np.sqrt(config.share) * factor * table.error
-        key = table.frame * len(names) + table.channel
+        self._channel = table.channel
+        key = table.frame * len(names) + family[table.channel]
         order = np.argsort(key, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
-            self._blocks.append((rows, float(length[rows[0]])))
+            c = table.channel[rows[0]]
+            self._blocks.append((rows, float(length[c]) if correlated[rows[0]] else -1.0))
         self._block_of = np.empty(len(table), np.int64)
         for b, (rows, _) in enumerate(self._blocks):
             self._block_of[rows] = b
@@ -71,7 +79,9 @@ class ErrorCovariance:
         r"""Part of a block, dense."""
         a, b = self._where[rows], self._where[columns]
         r2 = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        R = np.exp(-np.sqrt(np.maximum(r2, 0)) / length) if length > 0 else np.zeros(r2.shape)
+        r = np.sqrt(np.maximum(r2, 0))
+        R = np.exp(-r / length) if length > 0 else (r < HERE).astype(np.float64)
+        R *= self._rho[self._channel[rows][:, None], self._channel[columns]]
         R = R * self._s[rows][:, None] * self._s[columns]
         same = rows[:, None] == columns
         return np.where(same, self.variance[rows][:, None], R)
@@ -92,7 +102,7 @@ class ErrorCovariance:
     def _one(self, b: int, rows, length, v, solve: bool) -> np.ndarray:
         from scipy.linalg import cho_factor, cho_solve
 
-        if length == 0:
+        if length < 0:
             return v / self.variance[rows] if solve else v * self.variance[rows]
         if len(rows) <= DENSE:
             if b not in self._kept or not np.array_equal(self._kept[b][2], rows):
@@ -144,6 +154,37 @@ class ErrorCovariance:
     def solve(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
         r""":math:`R^{-1} v`, as `apply`."""
         return self._each(rows, v, True)
+
+
+def _between(config: Any, names: Sequence[str], length: np.ndarray):
+    r"""Correlations of the variables, (V, V), and the number of each one's family."""
+    V = len(names)
+    rho = np.eye(V)
+    for a, of in config.items():
+        for b, r in of.items():
+            for name in (a, b):
+                if name not in names:
+                    raise BadInput(
+                        f"unknown variable '{name}'", "errors: between", nearest(name, names)
+                    )
+            i, j = names.index(a), names.index(b)
+            rho[i, j] = rho[j, i] = r
+            if length[i] != length[j]:
+                raise BadInput(
+                    f"errors of '{a}' and '{b}' are correlated over different lengths",
+                    "errors: length_km",
+                    "Give both the same.",
+                )
+    if np.linalg.eigvalsh(rho)[0] <= 0:
+        raise BadInput(
+            "no errors have such correlations (the matrix is not positive)",
+            "errors: between",
+            "Make them smaller.",
+        )
+    family = np.arange(V)
+    for _ in range(V):  # the lowest number of whatever is connected
+        family = np.array([family[rho[k] != 0].min() for k in range(V)])
+    return rho, family
 
 
 def station_bias(
