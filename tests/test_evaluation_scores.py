@@ -18,6 +18,7 @@ from hpcinv.evaluation.scores import scorecard, seam
 from hpcinv.evaluation.spectra import spectrum
 from hpcinv.evaluation.sums import SUMMED, FrameSums, evaluate
 from hpcinv.evaluation.words import verdict
+from hpcinv.kinds.evaluate import _boundaries
 from hpcinv.parallel import World
 
 M, L, C, H, W = 5, 9, 2, 6, 8
@@ -350,6 +351,18 @@ def test_seams_are_seen():
     assert found["ratio"] > 3 and found["low"] > 2
     with pytest.raises(BadInput, match="no seam"):
         seam(jump, [])
+
+
+def test_boundaries_are_those_of_windows_and_of_blocks_of_dates(tmp_path):
+    def of(text):
+        (tmp_path / "job.yaml").write_text(text)
+        return _boundaries(tmp_path, 24)
+
+    sampled = "method: diffusion\nmode: reanalysis\nwindow: 12\noverlap: 8\n"
+    assert of(sampled) == [8, 12, 16]  # windows from 0, 4, 8, 12 meet amid their overlaps
+    assert of("method: oi\nresources: {array: {over: dates, tasks: 3}}\n") == [8, 16]
+    assert of("method: oi\nresources: {array: {over: members, tasks: 3}}\n") == []
+    assert of(sampled.replace("reanalysis", "filtering")) == []
 
 
 def test_zeros_merge_as_nothing():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..errors import BadInput
+from . import arrays
 from .base import Context, Fields, Job, Ref
 
 if TYPE_CHECKING:
@@ -268,18 +269,21 @@ class Evaluate(Job):
 
 
 def _boundaries(folder: Path, length: int) -> list[int]:
-    r"""Where the windows of a sampled trajectory meet; nothing for other analyses."""
+    r"""Where the windows of a sampled trajectory meet, or the blocks of an array over dates."""
     import yaml
 
     from ..assimilation.windows import cover, middles
 
     path = folder / "job.yaml"
     job = yaml.safe_load(path.read_text()) if path.exists() else {}
-    sampled = job.get("method") in ("diffusion", "conditioned")
-    if not sampled or job.get("mode") != "reanalysis":
-        return []
-    windows = cover(length, job["window"], job["overlap"])
-    return [b for _, b in middles(windows)[:-1]]
+    array = (job.get("resources") or {}).get("array") or {}
+    found = set()
+    if array.get("over") == "dates":
+        found |= {arrays.block(length, array["tasks"], k).start for k in range(array["tasks"])}
+    if job.get("method") in ("diffusion", "conditioned") and job.get("mode") == "reanalysis":
+        windows = cover(length, job["window"], job["overlap"])
+        found |= {b for _, b in middles(windows)[:-1]}
+    return sorted(found - {0})
 
 
 def _short(name: str) -> str:
