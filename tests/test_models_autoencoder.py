@@ -48,6 +48,25 @@ def test_shapes_of_any_grid(grid, stride, latent):
     assert module.decode(z, torch.ones(2, 2)).shape == x.shape
 
 
+@pytest.mark.parametrize("periodic", [True, False, "both"])
+def test_channels_decoded_in_turn_are_those_decoded_together(periodic, monkeypatch):
+    from hpcinv.models import autoencoder
+
+    module = _module(channels=5, grid=(16, 24), periodic=periodic)
+    z = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    whole = module.decode(z).detach()
+    cells = (4 + 2 * (periodic == "both")) * (6 + 2 * bool(periodic))
+    monkeypatch.setattr(autoencoder, "PATCHES", 2 * 4 * 2 * cells * 64)  # two channels
+    folds = []
+    fold = torch.nn.functional.fold
+    monkeypatch.setattr(
+        "torch.nn.functional.fold", lambda x, *a, **k: folds.append(x.shape) or fold(x, *a, **k)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(module.decode(z), whole, atol=1e-6, rtol=1e-5)
+    assert [shape[1] for shape in folds] == [128, 128, 64]
+
+
 def test_turning_the_globe_turns_the_latent():
     module = _module(depth=1)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpcinv.models.grid_layers import GridConv, PositionField, extend
 
+PATCHES = 256 << 20  # bytes of patches that a decoder without gradient makes at once
 GROUND = 8  # features of the fields that do not change, on the latent grid
 
 
@@ -192,13 +193,26 @@ class Autoencoder(nn.Module):
             y = torch.cat([y[..., -1:, :], y, y[..., :1, :]], dim=-2)
         s = self.stride
         size = tuple((n + 1) * s for n, s in zip(y.shape[-2:], s, strict=True))
-        patches = self.unpatch(y.flatten(2).transpose(1, 2)).transpose(1, 2)
-        x = F.fold(patches, size, tuple(2 * n for n in s), stride=s)
+        y = y.flatten(2).transpose(1, 2)
         rows, columns = (
-            s // 2 + before + s * around
-            for s, before, around in zip(s, self.before, self.around, strict=True)
+            n // 2 + before + n * around
+            for n, before, around in zip(s, self.before, self.around, strict=True)
         )
-        x = x[..., rows : rows + self.plane[0], columns : columns + self.plane[1]]
+
+        def joined(patches: Tensor) -> Tensor:
+            x = F.fold(patches.transpose(1, 2), size, tuple(2 * n for n in s), stride=s)
+            return x[..., rows : rows + self.plane[0], columns : columns + self.plane[1]]
+
+        # Patches take four times the room of a state, and joining them as much again: where no
+        # gradient is asked for, some channels at a time. (Weights that are sharded have no rows.)
+        weight, each = self.unpatch.weight, 4 * s[0] * s[1]
+        some = max(1, PATCHES // (4 * y.shape[0] * y.shape[1] * each))
+        if torch.is_grad_enabled() or some >= self.channels or not len(weight):
+            x = joined(self.unpatch(y))
+        else:
+            x = y.new_empty(len(y), self.channels, *self.plane)
+            for c in range(0, self.channels, some):
+                x[:, c : c + some] = joined(F.linear(y, weight[c * each : (c + some) * each]))
         return x.reshape(len(x), self.channels, *self.grid)
 
     def plan_points(self, frame: Tensor, point: Tensor) -> PointPlan:
