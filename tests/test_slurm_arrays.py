@@ -31,6 +31,8 @@ if inside.exists() and os.environ.get("HPCINV_TASK", "").isdecimal():
 class Command:
     """The command `hpcinv` on a cluster, for the tiny study."""
 
+    here = None
+
     def __init__(self, env, folder, inside=""):
         self.folder, self.runs = folder, folder / "runs"
         (folder / "sitecustomize.py").write_text(INSIDE)
@@ -71,9 +73,11 @@ class Command:
             time.sleep(0.5)
 
     def whole(self):
-        """The outputs of the same study run here without an array."""
-        self("run", self.study, runs=self.folder / "here")
-        return self.manifest(self.folder / "here" / "tiny" / "oi")["outputs"]
+        """The outputs of the same study run here without an array, once for all tests."""
+        if Command.here is None:
+            self("run", self.study, runs=self.folder / "here")
+            Command.here = self.folder / "here"
+        return self.manifest(Command.here / "tiny" / "oi")["outputs"]
 
 
 def array(**fields):
@@ -107,7 +111,7 @@ def test_only_what_failed_is_done_again_and_the_result_is_that_of_the_whole(clus
     assert hpcinv.manifest()["outputs"] == hpcinv.whole()
     assert [len(hpcinv.attempts(k)) for k in range(4)] == [1, 1, 2, 1]
     scores = "tiny/evaluate/scores.json"
-    a, b = (json.loads((r / scores).read_text()) for r in (hpcinv.runs, tmp_path / "here"))
+    a, b = (json.loads((r / scores).read_text()) for r in (hpcinv.runs, Command.here))
     assert a["methods"]["oi"] == b["methods"]["oi"]
 
 

@@ -82,7 +82,7 @@ def _run(
     state = parts = None
     if world.rank == 0:
         top = RunFolder(folder.run)
-        if not top.exists:  # sent by hand
+        if not top.exists and not top.submission():  # sent by hand
             top.prepare((top.path / "job.yaml").read_text(), job.kind)
         (folder.path / "failure.json").unlink(missing_ok=True)  # an earlier attempt's
         try:
