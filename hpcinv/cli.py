@@ -6,6 +6,7 @@ __all__ = ["app", "main"]
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -172,6 +173,7 @@ def plan(
 
         for script in write_scripts(study, _runs(runs), profile, sbatch):
             print(script)
+        print(f"to send them: bash {shlex.quote(str(sbatch / 'submit.sh'))}")
 
 
 @app.command()
