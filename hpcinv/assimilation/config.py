@@ -74,9 +74,10 @@ class GuidanceConfig(BaseModel):
     )
     covariance: Literal["own", "averaged", "isotropic", "markov"] = Field(
         "own",
-        description="mmps: covariance of x given x_t. own: the composed Jacobian; averaged: "
-        "windows under a partition of unity, positive; isotropic: no Jacobian; markov: Gaussian "
-        "chain with the training windows' second moments, no Jacobian",
+        description="mmps: covariance of x given x_t. own: the Jacobian; where windows compose one "
+        "that is not positive, averaged for that call; averaged: windows under a partition of "
+        "unity, positive; isotropic: no Jacobian; markov: Gaussian chain with the training "
+        "windows' second moments, no Jacobian",
     )
     solver: Literal["cg", "gmres"] = "cg"
     iterations: int = Field(3, ge=1, le=100, description="mmps: most solver iterations")
