@@ -87,7 +87,9 @@ class Spherical(_Spectrum):
         wanted = np.zeros(2 * top + 1)
         wanted[0] = 1.0
         self.weights = np.linalg.lstsq(moments, wanted, rcond=None)[0]
-        self.functions = legendre(top, sine) * self.weights  # (l, m, rows)
+        functions = legendre(top, sine)
+        functions *= self.weights
+        self.functions = np.ascontiguousarray(functions.swapaxes(0, 1))  # (m, l, rows)
 
     def power(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -95,10 +97,13 @@ class Spherical(_Spectrum):
             x = x.swapaxes(1, 2)
         top = len(self.waves) - 1
         wave = np.fft.rfft(x, axis=2)[..., : top + 1] / x.shape[2]  # (n, rows, m)
-        a = np.einsum("lmr,nrm->nlm", self.functions, wave, optimize=True)
+        n = len(wave)
+        wave = wave.transpose(2, 1, 0)  # (m, rows, n); its real and imaginary parts side by side
+        parts = np.concatenate([wave.real, wave.imag], 2)
+        power = np.square(self.functions @ parts).sum(0)  # (l, 2 n): all orders of a degree
         # The harmonics have unit mean square and f's mean with one is its coefficient: real and
-        # imaginary part of a, whichever meridian comes first.
-        return np.square(np.abs(a)).sum(-1)
+        # imaginary part of the product, whichever meridian comes first.
+        return (power[:, :n] + power[:, n:]).T
 
 
 class Cartesian(_Spectrum):
