@@ -238,3 +238,30 @@ def test_a_store_is_read_out_of_core_and_every_row_once(tmp_path):
     first = data.take(order[:256])["theta"][:, 0]
     assert first.std() > n / 10
     assert (data.permutation(0, 1) != order).any()
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_learns(tmp_path):
+    study = tmp_path / "toy"
+    study.mkdir()
+    (study / "1_simulate.yaml").write_text(JOBS["1_simulate"])
+    for ranks in (1, 2):
+        (study / f"{ranks + 1}_train{ranks}.yaml").write_text(
+            "kind: train\ndata: simulate\nmodel: {name: posterior, flows: [nsf, maf], width: 32}\n"
+            "training: {steps: 60, batch: 128, validate_every: 20, ema: 0.9}\n"
+            f"resources: {{tasks_per_node: {ranks}, cpus_per_task: 1}}\n"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", study, "--runs", tmp_path / "runs"],
+        capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = []
+    for ranks in (1, 2):
+        lines = (tmp_path / "runs" / "toy" / f"train{ranks}" / "metrics.jsonl").read_text()
+        told = [json.loads(line) for line in lines.splitlines()]
+        losses.append([t["validation"] for t in told if "validation" in t])
+    assert len(losses[0]) == 3 and losses[0][-1] < losses[0][0]
+    # Only the order of sums differs.
+    assert np.allclose(losses[0], losses[1], atol=2e-3)
