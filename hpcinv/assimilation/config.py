@@ -74,9 +74,9 @@ class GuidanceConfig(BaseModel):
     )
     covariance: Literal["own", "averaged", "isotropic", "markov"] = Field(
         "own",
-        description="mmps: covariance of x given x_t. own: the Jacobian; where windows compose one "
-        "that is not positive, averaged for that call; averaged: windows under a partition of "
-        "unity, positive; isotropic: no Jacobian; markov: Gaussian chain with the training "
+        description="mmps: covariance of x given x_t. own: the Jacobian; where windows compose "
+        "one that is not positive, averaged for that call; averaged: windows under a partition "
+        "of unity, positive; isotropic: no Jacobian; markov: Gaussian chain with the training "
         "windows' second moments, no Jacobian",
     )
     solver: Literal["cg", "gmres"] = "cg"
