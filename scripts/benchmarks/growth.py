@@ -76,7 +76,8 @@ def seconds(args) -> None:
 
     torch.set_num_threads(1)
     state = (4, 8, 8)
-    for name, setting in SETTINGS.items():
+    for name in [args.setting] if args.setting else SETTINGS:
+        setting = SETTINGS[name]
         for what, sizes in (("frames", (64, 256, 1024)), ("members", (4, 16, 64))):
             took = []
             for n in sizes:
@@ -145,7 +146,7 @@ def memory(args) -> None:
 def messages(args) -> None:
     state, members = (8, 16, 16), 2
     frame = 4 * members * int(np.prod(state))
-    for name in SETTINGS:
+    for name in [args.setting] if args.setting else SETTINGS:
         for ranks, frames in ((2, 32), (2, 128), (4, 128)):
             found = start(ranks, frames, state, name, members, 4)
             sent = sum(r[1] for r in found["ranks"])
@@ -167,8 +168,10 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--state", type=int, nargs="+", default=[4, 8, 8])
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--setting", choices=SETTINGS, default="center, per window")
+    parser.add_argument("--setting", choices=SETTINGS)
     args = parser.parse_args()
+    if args.what in ("memory", "rank"):
+        args.setting = args.setting or next(iter(SETTINGS))
     {"time": seconds, "memory": memory, "bytes": messages, "rank": rank}[args.what](args)
 
 
