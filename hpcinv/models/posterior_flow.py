@@ -23,6 +23,7 @@ import torch.nn as nn
 import zuko
 from torch import Tensor
 
+from hpcinv.models.autoregressive import inverse
 from hpcinv.models.embeddings import embedding as build_embedding
 
 FLOWS = ("nsf", "maf", "naf")
@@ -251,10 +252,10 @@ class PosteriorFlow(nn.Module):
             The samples, with shape :math:`(N, B, P)`, their standardised numbers, and the
             member's log density of the latter, with shape :math:`(N, B)`.
         """
-        flow = self.members[member].flow(contexts[member])
+        flow, context = self.members[member].flow, contexts[member]
         base = base.to(self.dtype)
-        w, ladj = flow.transform.inv.call_and_ladj(base)
-        return self.restored(w), w, flow.base.log_prob(base) - ladj
+        w, ladj = inverse(flow, context, base)
+        return self.restored(w), w, flow(context).base.log_prob(base) + ladj
 
     def mixture(
         self, w: Tensor, contexts: list[Tensor], given: tuple[int, Tensor] | None = None
