@@ -133,15 +133,15 @@ def test_the_inverse_is_zukos(kind, coupling):
     flow = PosteriorFlow(
         [{"name": n} for n in "abcde"], (2,), flows=[kind], width=16, coupling=coupling
     ).eval()
-    member, z = flow.members[0], torch.randn(40, 3, 5)
+    member = flow.members[0]
+    z = torch.randn(40, 3, 5).clamp(-2, 2)  # zuko looks for inverses of naf within +-10 only
     with torch.no_grad():
         context = flow.contexts(torch.randn(3, 2))[0]
         w, ladj = inverse(member.flow, context, z)
         theirs, less = member.flow(context).transform.inv.call_and_ladj(z)
         assert torch.allclose(w, theirs, atol=1e-4) and torch.allclose(ladj, -less, atol=1e-3)
         back, _ = member.flow(context).transform.call_and_ladj(w)
-        # Monotonic networks are inverted by bisection, which has a tolerance.
-        assert torch.allclose(back, z, atol=2e-3 if kind != "naf" else 0.1)
+        assert torch.allclose(back, z, atol=2e-3)
 
 
 def test_a_sample_is_a_function_of_its_names(flow):
