@@ -44,7 +44,7 @@ def scores(runs):
         (name, k): v["value"]
         for name, m in card["methods"].items()
         for k, v in m["pooled"].items()
-        if isinstance(v, dict)
+        if isinstance(v, dict) and "value" in v
     }
 
 
