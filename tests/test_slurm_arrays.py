@@ -198,6 +198,8 @@ def test_an_environment_is_staged_to_the_nodes(cluster, tmp_path):
         hpcinv("submit", job, "resources={nodes: 2}", "--cluster", site, "--wait", runs=runs)
         (log,) = (runs / "tiny" / "import" / "logs").glob("slurm-*.log")
         assert len(re.findall(said, log.read_text())) == 2, log.read_text()
+        # --wait is over with the results; the job ends when it has tidied up.
+        hpcinv.until(lambda: not hpcinv.slurm("squeue", "--me", "-h", "-n", "tiny/import"))
         left = hpcinv.slurm("srun", "--nodes=4", "--ntasks-per-node=1", "ls", "/dev/shm")
         assert "hpcinv-" not in left
 
