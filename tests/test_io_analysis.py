@@ -53,6 +53,7 @@ import json, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_io_analysis import L, MEMBERS, layout, truth
+from hpcinv.io import member_file
 from hpcinv.io.analysis import AnalysisWriter
 from hpcinv.parallel import connect
 
@@ -60,6 +61,8 @@ folder, shares, mode = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 world = connect("mpi")
 if mode == "parts":  # as where h5py has no MPI
     AnalysisWriter.shared = property(lambda self: False)
+if mode == "large":  # too large to gain from being written together
+    member_file.LARGE = 1
 queue = 0 if mode == "independent" else 1 << 28
 own = None if mode != "groups" else (MEMBERS[:1] if world.rank < 2 else MEMBERS[1:])
 writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **layout())
@@ -102,6 +105,7 @@ def test_one_process_and_digests(tmp_path):
         ([[5], [0, 1, 2, 3, 4, 6], []], "collective"),
         ([[], [6, 5, 0], [1, 2, 3, 4], []], "collective"),
         ([[], [6, 5, 0], [1, 2, 3, 4], []], "independent"),
+        ([[], [6, 5, 0], [1, 2, 3, 4], []], "large"),
         ([[0, 1, 2, 3, 4, 5], [6], [0, 1, 2, 3], [4, 5, 6]], "groups"),
         ([[0, 1, 2], [3, 4, 5, 6]], "parts"),
         ([[], [6, 5, 0], [1, 2, 3, 4], []], "parts"),

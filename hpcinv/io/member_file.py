@@ -16,6 +16,7 @@ from .atomic import sync
 from .cf import LIBVER, Layout, create_file, define_variable
 
 PIECE = 512 << 20  # bytes of one MPI-IO call; implementations fail beyond 2 GiB
+LARGE = 1 << 20  # bytes, a stripe: larger writes gain nothing from being collected with others
 
 
 class SharedFile:
@@ -85,13 +86,23 @@ class SharedFile:
                     self._transfer(f, c, at, np.ascontiguousarray(piece[:, c]), collective)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
-        r"""Writes every rank's blocks, one of each rank at a time, together."""
+        r"""Writes every rank's blocks: together, one of each rank at a time, unless all are large.
+
+        Together, a few ranks collect the pieces of all and write them: right for many small ones,
+        several times slower than each rank for itself where every piece is whole stripes.
+        """
         mine = [piece for start, block in blocks for piece in _cut(start, block)]
-        rounds = len(mine)
+        rounds, together = len(mine), False
         if self.comm is not None:
+            small = any(piece[:, :1].nbytes < LARGE for _, piece in mine)
             with waiting(f"the write of {self.path.name}"):
-                rounds = max(self.comm.allgather(rounds))
+                told = self.comm.allgather((rounds, small))
+            rounds, together = max(n for n, _ in told), any(s for _, s in told)
         if rounds == 0:
+            return
+        if not together:
+            for at, piece in mine:
+                self.write(at, piece)
             return
         with waiting(f"the collective write of {self.path.name}"), self._opened() as f:
             for k in range(rounds):

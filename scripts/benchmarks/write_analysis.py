@@ -2,11 +2,12 @@ r"""How fast ranks write an analysis, beside raw files by the same ranks in the 
 
     mpirun -n 2 python scripts/benchmarks/write_analysis.py FOLDER
 
-2 GiB are written four times: as one raw file a rank (write and fsync, nothing else), collectively
-into one netCDF file a member, independently into the same, and as one part a rank. All but the raw
-files include digests, the check of what was written, fsync and renaming. Then frames are read by
-windows from a trajectory store, beside a sequential read of the same part of the store; both from
-the page cache if it holds them, unless `--cold` drops it first (root). Everything is removed.
+2 GiB are written as one raw file a rank (write and fsync, nothing else), and four times as an
+analysis: as `flush` does by itself, collectively, independently (one netCDF file a member each
+time), and as one part a rank; with digests, the check of what was written, fsync and renaming.
+Then a trajectory store is read by windows, beside sequential reads of the same file, into one
+buffer and into new memory as windows are; from the page cache, or with --cold after the file was
+dropped from it. Everything is removed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpcinv.io import member_file
 from hpcinv.io.analysis import AnalysisWriter
 from hpcinv.io.store import TrajectoryStore
 from hpcinv.io.write_store import StoreWriter
@@ -29,7 +31,7 @@ parser.add_argument("--degrees", type=float, default=0.25)
 parser.add_argument("--channels", type=int, default=4)
 parser.add_argument("--members", type=int, default=2)
 parser.add_argument("--window", type=int, default=8)
-parser.add_argument("--cold", action="store_true", help="drop the page cache before reading")
+parser.add_argument("--cold", action="store_true", help="read from the disk")
 a = parser.parse_args()
 
 world = connect("mpi")
@@ -58,6 +60,9 @@ def analysis(mode: str) -> None:
     shared = AnalysisWriter.shared
     if mode == "parts":  # as where h5py has no MPI
         AnalysisWriter.shared = property(lambda self: False)
+    large = member_file.LARGE
+    if mode == "collective":
+        member_file.LARGE = 1 << 60
     queue = 0 if mode == "independent" else 1 << 40
     writer = AnalysisWriter(
         a.folder / mode, members=range(a.members), world=world, queue=queue, **layout
@@ -68,7 +73,7 @@ def analysis(mode: str) -> None:
         if mode != "independent":
             writer.flush()
     writer.close()
-    AnalysisWriter.shared = shared
+    AnalysisWriter.shared, member_file.LARGE = shared, large
 
 
 def timed(name: str, write, base: float | None = None) -> float:
@@ -101,16 +106,20 @@ def reading() -> None:
     parts = [a.folder / p["file"] for p in store.index["parts"]]
 
     def fresh() -> None:
-        if a.cold:
-            os.sync()
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+        for path in parts if a.cold else ():
+            with open(path, "rb") as f:
+                os.fdatasync(f.fileno())
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def bare() -> int:
-        n, buffer = 0, bytearray(16 << 20)
+    size = store.read(0, 1).nbytes * a.window
+
+    def bare(new: bool) -> int:
+        n, buffer = 0, np.empty(size, np.uint8)
         for path in parts:
             with open(path, "rb", buffering=0) as f:
                 while k := f.readinto(buffer):
                     n += k
+                    buffer = np.empty(size, np.uint8) if new else buffer
         return n
 
     def windows() -> int:
@@ -121,7 +130,11 @@ def reading() -> None:
 
     best = {}
     for _ in range(3):
-        for name, read in (("raw sequential", bare), ("windows", windows)):
+        for name, read in (
+            ("raw into one buffer", lambda: bare(False)),
+            ("raw", lambda: bare(True)),
+            ("windows", windows),
+        ):
             fresh()
             start = time.perf_counter()
             n = read()
@@ -129,11 +142,11 @@ def reading() -> None:
             best[name] = max(best.get(name, 0), rate)
     print(f"read, {n / 2**20:.0f} MiB, {'cold' if a.cold else 'cached'}: " + ", ".join(
         f"{k} {v:.0f} MiB/s" for k, v in best.items()
-    ) + f", {best['windows'] / best['raw sequential']:.2f} of raw")  # fmt: skip
+    ) + f", {best['windows'] / best['raw']:.2f} of raw")  # fmt: skip
 
 
 base = timed("raw files with fsync", raw)
-for mode in ("collective", "independent", "parts"):
+for mode in ("flush", "collective", "independent", "parts"):
     timed(mode, lambda mode=mode: analysis(mode), base)
 timed("raw files again", raw, base)
 if world.rank == 0:
