@@ -33,13 +33,15 @@ from hpcinv.simulators import make
 
 FRAMES = 65
 CASES = {"lo": (8, 0.4), "hi": (1, 2.0)}  # every, sigma
-MAIN = {"window": 32, "overlap": 16, "compose": "center", "corrections": 0}
+MAIN = {"window": 32, "overlap": 16, "compose": "center", "corrections": 1}
+PLAIN = {**MAIN, "corrections": 0}
 SETTINGS = [
     MAIN,
-    *({**MAIN, "window": w, "overlap": w // 2} for w in (8, 16, 65)),
-    *({**MAIN, "overlap": v} for v in (4, 24)),
-    *({**MAIN, "window": w, "overlap": w // 2, "compose": "junction"} for w in (8, 16, 32)),
-    *({**MAIN, "window": w, "overlap": w // 2, "corrections": 2} for w in (8, 16, 32)),
+    *({**PLAIN, "window": w, "overlap": w // 2} for w in (8, 16, 32, 65)),
+    *({**PLAIN, "overlap": v} for v in (4, 24)),
+    *({**PLAIN, "window": w, "overlap": w // 2, "compose": "junction"} for w in (16, 32)),
+    *({**MAIN, "window": w, "overlap": w // 2} for w in (8, 16)),
+    {**MAIN, "corrections": 2},
 ]
 
 
@@ -147,11 +149,11 @@ class Problem:
         self.prior = np.stack([store.read(b, b + FRAMES) for b in begin]).astype(np.float64)
         self.store, self.members = store, members
 
-    def model(self, denoiser, draw: int, settings: dict, steps: int = 32) -> np.ndarray:
+    def model(self, denoiser, draw: int, settings: dict, steps: int = 24) -> np.ndarray:
         stats, frames = self.store.statistics, range(self.start, self.start + FRAMES)
         s = dict(settings)
         sampler = {"method": "adams-bashforth", "order": 3, "steps": steps,
-                   "corrections": s.pop("corrections")}  # fmt: skip
+                   "sigma_max": 8.0, "corrections": s.pop("corrections")}  # fmt: skip
         x = sample(
             denoiser, shape=(3,), length=FRAMES, members=range(self.members), seed=draw,
             likelihood=PointLikelihood(self.table, stats, frames), sampler=sampler,
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--draws", type=int, default=32, help="of the main setting")
     parser.add_argument("--others", type=int, default=4, help="draws of the other settings")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--members", type=int, default=64)
     parser.add_argument("--particles", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
@@ -187,7 +190,7 @@ def main() -> None:
     denoiser = load(folder / "train63")
     found = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for draw in range(args.draws):
-        for case in CASES:
+        for case in args.cases:
             todo = [s for k, s in enumerate(SETTINGS) if k == 0 or draw < args.others]
             todo = [s for s in todo if f"{case} {draw} {name(s)}" not in found]
             if not todo:
@@ -199,7 +202,7 @@ def main() -> None:
                 if args.out:
                     args.out.write_text(json.dumps(found, indent=1))
     table = {}
-    for case in CASES:
+    for case in args.cases:
         print(f"\n{case}: relative divergence, mean (standard error) / ratio of spreads, draws")
         for s in SETTINGS:
             rows = [
@@ -224,15 +227,17 @@ def figure(table: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(10, 4), dpi=110)
-    for k, case in enumerate(CASES):
-        ax = fig.add_subplot(1, 2, k + 1)
+    fig = Figure(figsize=(5 * len({c for c, _ in table}), 4), dpi=110)
+    cases = sorted({case for case, _ in table}, key=list(CASES).index)
+    half = [s for s in SETTINGS if s["overlap"] == s["window"] // 2]
+    for k, case in enumerate(cases):
+        ax = fig.add_subplot(1, len(cases), k + 1)
         curves = {
-            "center": [s for s in SETTINGS if s["compose"] == "center" and not s["corrections"]
-                       and s["overlap"] == s["window"] // 2],
-            "center, 2 corrections": [s for s in SETTINGS if s["corrections"]],
-            "junction": [s for s in SETTINGS if s["compose"] == "junction"],
-        }  # fmt: skip
+            "center": [s for s in half if s["compose"] == "center" and not s["corrections"]],
+            "center, 1 correction": [s for s in half if s["corrections"] == 1],
+            "center, 2 corrections": [s for s in half if s["corrections"] == 2],
+            "junction": [s for s in half if s["compose"] == "junction"],
+        }
         for label, of in curves.items():
             of = sorted(of, key=lambda s: s["window"])
             y, e = np.array([table[case, name(s)] for s in of]).T

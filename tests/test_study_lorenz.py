@@ -1,0 +1,44 @@
+"""The study of Lorenz's systems runs whole, in small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcinv.io.analysis import open_analysis
+from hpcinv.io.store import TrajectoryStore
+from hpcinv.observations.table import ObservationTable
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_runs_whole(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "lorenz", "--preset", "smoke",
+         "--runs", tmp_path],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = tmp_path / "lorenz"
+    assert {p.parent.name for p in runs.glob("*/report.html")} == {"report63", "report96"}
+    for system in ("63", "96", "96-sparse"):
+        card = json.loads((runs / f"evaluate{system}" / "scores.json").read_text())
+        store = TrajectoryStore.open(runs / f"simulate{system[:2]}" / "store")
+        truth = store.read(1024, 1088)
+        for name, entry in card["methods"].items():
+            with open_analysis(runs / name) as analysis:
+                mean = analysis.ensemble().astype(np.float64).mean(0)
+            rmse = np.sqrt(((mean - truth) ** 2).mean())
+            assert abs(entry["pooled"]["rmse"]["value"] - rmse) < 1e-4 * rmse, name
+    # Interpolation of all variables, seen with noise of one, is better than the noise.
+    methods = json.loads((runs / "evaluate96" / "scores.json").read_text())["methods"]
+    assert methods["oi96"]["pooled"]["rmse"]["value"] < 1.3 < store.statistics.std.mean()
+    # The table saw the truth: noise of deviation one.
+    table = ObservationTable.load(runs / "observe96" / "observations.nc")
+    error = table.value - truth[table.frame, 0, table.point]
+    assert len(table) == 64 * 40 and abs(error.std() - 1) < 0.05
