@@ -1,11 +1,10 @@
-r"""What the engine costs beside the network it calls, and what ranks and frames cost.
+r"""What the engine costs beside the network it calls, and what ranks cost (`growth.py`: frames).
 
 The size is that of the winds study: latents (16, 10, 18), decoded to 2 × 73 × 144 numbers, 400
 observations a frame. Networks have random weights: their cost is what counts.
 
     python scripts/benchmarks/partition.py step        # engine against bare products and azula
     python scripts/benchmarks/partition.py sample      # the winds study's sampling
-    python scripts/benchmarks/partition.py growth      # frames and members
     mpirun -n 2 python scripts/benchmarks/partition.py ranks
 """
 
@@ -140,15 +139,6 @@ def whole(args) -> None:
         )
 
 
-def growth(args) -> None:
-    for name, sizes in (("frames", (16, 64, 256)), ("members", (1, 4, 16))):
-        for n in sizes:
-            L, M = (n, 1) if name == "frames" else (16, n)
-            s = settings(L, 8, 4, M)
-            r = sample(**s, batch=4, guidance={"iterations": 1}, sampler={"steps": 1})
-            print(f"{name} {n}: {r.diagnostics['seconds']:.2f} s", flush=True)
-
-
 def ranks(args) -> None:
     torch.set_num_threads(1)
     world = parallel.connect("mpi")
@@ -175,7 +165,7 @@ def ranks(args) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["step", "sample", "growth", "ranks"])
+    parser.add_argument("what", choices=["step", "sample", "ranks"])
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--window", type=int, default=8)
@@ -184,7 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
-    {"step": step, "sample": whole, "growth": growth, "ranks": ranks}[args.what](args)
+    {"step": step, "sample": whole, "ranks": ranks}[args.what](args)
 
 
 if __name__ == "__main__":
