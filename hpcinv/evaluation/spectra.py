@@ -15,6 +15,7 @@ from __future__ import annotations
 
 __all__ = ["Cartesian", "Spherical", "spectrum"]
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,12 @@ def spectrum(store: Any) -> Spherical | Cartesian | None:
     return Cartesian(store.grid)
 
 
-class _Spectrum:
+class _Spectrum(ABC):
     waves: np.ndarray
 
+    @abstractmethod
     def power(self, x: np.ndarray) -> np.ndarray:
         r"""Power of fields :math:`(n, *grid)` in each wave: :math:`(n, K)`."""
-        raise NotImplementedError
 
     def three(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         r"""Power of the truth, of the members on average, and of their mean.

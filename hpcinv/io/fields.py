@@ -88,7 +88,7 @@ class GriddedFile:
                 warnings.simplefilter("ignore")
                 data = xr.open_dataset(self.path, decode_times=False, engine=engine, **how)
         except FileNotFoundError as e:
-            raise BadInput("no such file", self.path) from e
+            raise BadInput("no such file", self.path, "Give its path, or its address.") from e
         except Exception as e:  # every engine has its own errors for the same damage
             raise BadInput(
                 f"the file cannot be opened ({type(e).__name__}: {e})",

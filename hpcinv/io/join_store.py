@@ -5,20 +5,18 @@ from __future__ import annotations
 __all__ = ["join_stores"]
 
 import os
-import shutil
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput
-from .atomic import digest_array, roll, sync, write_json
 from .store import TrajectoryStore
+from .write_store import StoreWriter
 
-WHOLE = ("channels", "units", "standard_names", "long_names", "grid", "coordinates",
-         "time_units", "calendar", "attributes")  # fmt: skip
-ALONG = ("time", "context", "digests")  # arrays with a row for each frame
+SAME = ("channels", "units", "standard_names", "long_names", "coords", "coord_attrs",
+        "time_units", "calendar", "attributes", "mask", "static")  # fmt: skip
 
 
 def join_stores(
@@ -26,6 +24,7 @@ def join_stores(
     parts: Sequence[Path | str],
     segments: Sequence[tuple[int, int]],
     digests: Sequence[str] | None = None,
+    fence: Callable[[], None] | None = None,
 ) -> str:
     r"""Makes one store of several that follow each other in time. One process.
 
@@ -37,6 +36,7 @@ def join_stores(
         parts: The stores, in their order.
         segments: Runs of consecutive frames of the whole, which may go on over the parts' ends.
         digests: Each part's digest as its producer told it.
+        fence: Called just before the store gets its name; raises if it may not.
 
     Returns:
         The digest.
@@ -45,60 +45,50 @@ def join_stores(
         BadInput: Naming a part that is missing, damaged, not like the others, or not the one
             that its producer told of.
     """
-    import h5py
-
     folder = Path(folder)
     stores = [TrajectoryStore.open(p) for p in parts]
     first = stores[0]
     for k, s in enumerate(stores):
         if digests is not None and s.digest != digests[k]:
             raise BadInput("this is not the store that its manifest tells of", s.folder)
-        for what in WHOLE:
-            if s.index[what] != first.index[what]:
+        for what in SAME:
+            mine, others = getattr(s, what), getattr(first, what)
+            if not _alike(mine, others):
                 raise BadInput(f"its {what} differ from those of {first.folder}", s.folder)
-    kept = [_arrays(s.folder) for s in stores]
-    arrays = {}
-    for key, of_first in kept[0].items():
-        if key in ALONG:
-            arrays[key] = np.concatenate([a[key] for a in kept])
-            continue
-        for a, s in zip(kept, stores, strict=True):
-            if key != "segments" and not np.array_equal(a[key], of_first):
-                raise BadInput(f"its '{key}' differs from that of {first.folder}", s.folder)
-        arrays[key] = of_first
-    arrays["segments"] = np.asarray(segments, np.int64).reshape(-1, 2)
-    frames = arrays.pop("digests")
-    index = {k: v for k, v in first.index.items() if k not in ("parts", "digest")}
-    index["length"] = len(frames)
-    index["frames_digest"] = roll(d.decode() for d in frames)
-    index["digest"] = roll(
-        [index["frames_digest"], *(digest_array(arrays[k]) for k in sorted(arrays))]
-    )
-    index["parts"], start = [], 0
+    places, start = [], 0
     for s in stores:
         for p in s.index["parts"]:
             file = os.path.relpath(s.folder / p["file"], folder)
-            where = {"start": start + p["start"], "stop": start + p["stop"]}
-            index["parts"].append({"file": file, **where, "bytes": p["bytes"]})
+            places.append((file, start + p["start"], start + p["stop"]))
         start += s.length
+    writer = StoreWriter(
+        folder,
+        channels=first.channels,
+        units=first.units,
+        standard_names=first.standard_names,
+        long_names=first.long_names,
+        coords=first.coords,
+        coord_attrs=first.coord_attrs,
+        time=np.concatenate([s.time for s in stores]),
+        time_units=first.time_units,
+        calendar=first.calendar,
+        segments=segments,
+        mask=first.mask,
+        context=None
+        if first.kept_context is None
+        else np.concatenate([s.kept_context for s in stores]),
+        static=first.static,
+        attributes=first.attributes,
+        parts=places,
+        fence=fence,
+    )
+    # What the producers told of each frame; nothing is read again.
+    told = [d.decode() for s in stores for d in s.frame_digests]
+    writer.digests = dict(enumerate(told))
+    return writer.close()
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    scratch.mkdir()
-    with h5py.File(scratch / "coordinates.h5", "w", libver=("earliest", "v110")) as f:
-        for name, a in arrays.items():
-            f.create_dataset(name, data=a)
-        f.create_dataset("digests", data=frames)
-    sync(scratch / "coordinates.h5")
-    write_json(scratch / "index.json", index)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(scratch, folder)
-    sync(folder.parent)
-    return index["digest"]
 
-
-def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    with h5py.File(folder / "coordinates.h5", "r") as f:
-        return {k: f[k][()] for k in f}
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_alike(a[k], b[k]) for k in a)
+    return bool(np.array_equal(a, b)) if isinstance(b, np.ndarray) else a is b or a == b

@@ -40,6 +40,8 @@ def part_name(start: int, stop: int) -> str:
 class PartWriter:
     r"""Writes one part, in order of its rows; on disk and named when :meth:`close` returns.
 
+    Used as a context: what is left without :meth:`close` is removed.
+
     Arguments:
         folder: The folder of the parts, made when missing.
         start, stop: The rows it will hold, by their global ids.
@@ -100,9 +102,11 @@ class PartWriter:
         sync(self.folder)
         return digest
 
-    def abandon(self) -> None:
-        r"""Removes what was written so far."""
-        self._file.close()
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()  # a second time does nothing
         self._scratch.unlink(missing_ok=True)
 
 

@@ -42,6 +42,7 @@ class TrajectoryStore:
         segments: Half-open ranges of consecutive frames.
         mask: Where the grid is valid, with the grid's shape, or None.
         static: Fields that do not change, by name, with the grid's shape.
+        kept_context: What the store itself keeps of each frame for a model, or None (`context`).
     """
 
     def __init__(self, folder: Path, index: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -66,7 +67,7 @@ class TrajectoryStore:
         self.attributes: dict[str, Any] = index["attributes"]
         self.digest: str = index["digest"]
         self.frame_digests = arrays["digests"]
-        self._context = arrays.get("context")
+        self.kept_context = arrays.get("context")
         self._starts = np.array([p["start"] for p in index["parts"]])
         self._open: dict[int, Any] = {}
 
@@ -119,9 +120,9 @@ class TrajectoryStore:
             An array with shape :math:`(L, 2)` or :math:`(L, 4)`, or None for a store without a
             calendar.
         """
-        if self._context is None and " since " not in self.time_units:
+        if self.kept_context is None and " since " not in self.time_units:
             return None
-        table = self._context if self._context is not None else self._times
+        table = self.kept_context if self.kept_context is not None else self._times
         return table if frames is None else table[np.asarray(frames, dtype=np.int64)]
 
     @cached_property

@@ -86,7 +86,7 @@ class Encode(Job):
         else:
             segments = self._plain(ctx.store(self.data), None).segments
         stores = [p / "store" for p in parts]
-        return {"store": join_stores(ctx.folder / "store", stores, segments, told)}
+        return {"store": join_stores(ctx.folder / "store", stores, segments, told, ctx.fence)}
 
     def _mixed(self, store, block):
         from .training_data import archive, mixed

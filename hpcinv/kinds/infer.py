@@ -211,12 +211,11 @@ class _Work:
         from ..inference.summaries import columns, infer
         from ..io.rows import PartWriter
 
-        writer = PartWriter(
+        fence = self.ctx.fence if self.ctx.world.rank == 0 else None
+        with PartWriter(
             self.ctx.folder / "parts", start - first, stop - first,
-            columns(self.wanted, self.flow),
-            fence=self.ctx.fence if self.ctx.world.rank == 0 else None,
-        )  # fmt: skip
-        try:
+            columns(self.wanted, self.flow), fence=fence,
+        ) as writer:  # fmt: skip
             for a in range(start, stop, self.job.batch):
                 b = min(a + self.job.batch, stop)
                 began = time.perf_counter()
@@ -228,10 +227,7 @@ class _Work:
                 self.drawn += (b - a) * self.job.samples
                 writer.write(**found)
                 self.ctx.progress.update(done + (b - start) / (stop - start), total)
-        except BaseException:
-            writer.abandon()
-            raise
-        return writer.close()
+            return writer.close()
 
     def rate(self) -> str:
         r"""How fast samples came, all included."""

@@ -264,15 +264,11 @@ class _Shards:
         from ..simulators.running import REASONS
 
         prior, shape = self.simulator.prior, self.simulator.outputs.shape
-        writer = PartWriter(
-            self.folder, start, stop,
-            {"theta": ((len(prior),), "f4"), "x": (shape, "f4"), "ok": ((), "u1"),
-             "reason": ((), "u1")},
-            fence=self.ctx.fence if self.ctx.world.rank == 0 else None,
-        )  # fmt: skip
+        columns = {"theta": ((len(prior),), "f4"), "x": (shape, "f4"), "ok": ((), "u1"),
+                   "reason": ((), "u1")}  # fmt: skip
+        fence = self.ctx.fence if self.ctx.world.rank == 0 else None
         counts, examples = dict.fromkeys(REASONS, 0), []
-        whole = False
-        try:
+        with PartWriter(self.folder, start, stop, columns, fence=fence) as writer:
             for a in range(start, stop, self.job.batch):
                 if self.ctx.stop.seen:
                     return None
@@ -286,12 +282,7 @@ class _Shards:
                 examples += out.notes[: EXAMPLES - len(examples)]
                 self.ctx.progress.update(done + (b - start) / (stop - start), total)
             writer.attributes.update(reasons=counts, examples=examples)
-            digest = writer.close()
-            whole = True
-            return digest
-        finally:
-            if not whole:
-                writer.abandon()
+            return writer.close()
 
     def close(self) -> None:
         self.runner.close()

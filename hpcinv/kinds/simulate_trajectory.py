@@ -140,12 +140,9 @@ def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, tota
 
     start, stop = _frames(job, shard)
     length = job.trajectory.frames
-    writer = PartWriter(
-        folder, start, stop, {"x": (dynamics.state.shape, "f4")},
-        fence=ctx.fence if ctx.world.rank == 0 else None,
-    )  # fmt: skip
-    whole = False
-    try:
+    columns = {"x": (dynamics.state.shape, "f4")}
+    fence = ctx.fence if ctx.world.rank == 0 else None
+    with PartWriter(folder, start, stop, columns, fence=fence) as writer:
         for a in range(start // length, stop // length, job.batch):
             key = Key(job.seed, np.arange(a, min(a + job.batch, stop // length)))
             frames = []
@@ -156,12 +153,7 @@ def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, tota
                 share = (a * length - start + (k + 1) * len(key)) / (stop - start)
                 ctx.progress.update(done + share, total)
             writer.write(x=np.concatenate(np.stack(frames, 1)))
-        digest = writer.close()
-        whole = True
-        return digest
-    finally:
-        if not whole:
-            writer.abandon()
+        return writer.close()
 
 
 def _statistics(writer: Any, frames: int, state: Any) -> Any:

@@ -145,7 +145,6 @@ class Train(Job):
     def run(self, ctx: Context) -> dict[str, str]:
         import torch
 
-        from ..training import train
         from .training_data import archive, mixed
 
         torch.set_num_threads(ctx.threads)
@@ -154,7 +153,6 @@ class Train(Job):
 
             return run(self, ctx)
         store = ctx.store(self.data)
-        config = self.training.model_copy(update={"seed": self.seed})
         within = self._within(store.length)
         windows = archive(store, self.window, within)
         data = windows
@@ -166,20 +164,7 @@ class Train(Job):
             data = RotatedPairs(windows, self.seed)
         held = archive(store, self.window, self.held) if self.held else None
         learner = self._learner(store, held)
-        ctx.progress.begin(f"training the {self.model.name.replace('_', ' ')}")
-        figures = train(
-            learner,
-            data,
-            config,
-            world=ctx.world,
-            folder=ctx.folder,
-            progress=ctx.progress,
-            stop=ctx.stop,
-            validation=held,
-            attempt=ctx.attempt,
-        )
-        ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
-        return {"model": digest(ctx.folder)}
+        return fit(self, ctx, learner, data, held)
 
     def _within(self, length: int) -> tuple[int, int]:
         r"""Training frames without the held ones, which stand at one end."""
@@ -257,6 +242,30 @@ class Train(Job):
     def figures(self, study: Study, name: str) -> dict[str, str]:
         t = self.training
         return {"model": self.model.name, "steps": str(t.steps), "batch": str(t.batch)}
+
+
+def fit(job: Train, ctx: Context, learner: Any, data: Any, held: Any) -> dict[str, str]:
+    r"""Trains a learner by the one loop; what every model's job ends in.
+
+    Returns:
+        The digest of the exported model.
+    """
+    from ..training import train
+
+    ctx.progress.begin(f"training the {job.model.name.replace('_', ' ')}")
+    figures = train(
+        learner,
+        data,
+        job.training.model_copy(update={"seed": job.seed}),
+        world=ctx.world,
+        folder=ctx.folder,
+        progress=ctx.progress,
+        stop=ctx.stop,
+        validation=held,
+        attempt=ctx.attempt,
+    )
+    ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
+    return {"model": digest(ctx.folder)}
 
 
 def importance(store: Any):

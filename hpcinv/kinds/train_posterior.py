@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 def run(job: Train, ctx: Context) -> dict[str, str]:
     r"""Trains the posterior of a `train` job; see `Job.run`."""
     from ..io.rows import Rows
-    from ..training import train
     from ..training.posterior import PosteriorLearner, noise_of
     from ..training.simulations import SimulationDataset
-    from .train import digest
+    from .train import fit
 
     rows = Rows(ctx.inputs[job.data])
     # A quarter of a rank's memory is for simulations; a larger store is read in blocks.
@@ -36,17 +35,4 @@ def run(job: Train, ctx: Context) -> dict[str, str]:
     learner = PosteriorLearner(
         model, job.loss, noise=noise_of(simulator, job.seed), seed=job.seed, held=held
     )
-    ctx.progress.begin("training the posterior")
-    figures = train(
-        learner,
-        data,
-        job.training.model_copy(update={"seed": job.seed}),
-        world=ctx.world,
-        folder=ctx.folder,
-        progress=ctx.progress,
-        stop=ctx.stop,
-        validation=held,
-        attempt=ctx.attempt,
-    )
-    ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
-    return {"model": digest(ctx.folder)}
+    return fit(job, ctx, learner, data, held)

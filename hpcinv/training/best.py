@@ -144,7 +144,7 @@ class Best:
         value = float(sums[0] / sums[1])
         s = self.state
         s["seen"] = step
-        if s["value"] is None or (math.isfinite(value) and value < s["value"]):
+        if math.isfinite(value) and (s["value"] is None or value < s["value"]):
             s.update(value=value, step=step, bad=0)
             self.kept = weights
             return value

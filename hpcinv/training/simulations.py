@@ -46,7 +46,6 @@ class SimulationDataset:
                 )  # fmt: skip
         self.rows = rows
         first, last = round(start * len(rows)), round(stop * len(rows))
-        self.failed = 0
         ok = rows.read("ok", first, last).astype(bool)
         self.index = first + np.flatnonzero(ok)
         self.failed = int(len(ok) - ok.sum())
