@@ -166,3 +166,25 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, world):
         assert weights(small) == weights(tmp_path / "straight")
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_the_best_weights_are_those_of_the_best_finite_validation(tmp_path, world, monkeypatch):
+    from hpcinv.training import best
+
+    told = iter([float("nan"), 3.0, 2.0, 2.5])
+    real = best.Best.consider
+    monkeypatch.setattr(best, "_mean", lambda *_: next(told, 9.0))
+    seen = []
+
+    def consider(self, step):
+        value = real(self, step)
+        seen.append((step, self.state["step"], bool(self.kept)))
+        return value
+
+    monkeypatch.setattr(best.Best, "consider", consider)
+    figures = run(
+        tmp_path, world, validation=Windows(), steps=4, validate_every=1, patience=9,
+        validation_samples=2,
+    )  # fmt: skip
+    assert seen == [(1, 0, False), (2, 2, True), (3, 3, True), (4, 3, True)]
+    assert figures["best_step"] == 3
