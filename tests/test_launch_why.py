@@ -78,7 +78,8 @@ def test_every_rule_says_what_to_do_and_can_be_met():
 
 
 def test_a_launch_that_failed_thrice_is_named_and_one_that_was_tried_again_is_not():
-    tries = [f"=== hpcinv: the ranks did not meet (srun says 1), try {k} of 3\n" for k in (1, 2, 3)]
+    said = "=== hpcinv: the ranks did not meet (srun says 1), try {} of 3\n"
+    tries = [said.format(k) for k in (1, 2, 3)]
     assert cause(state="FAILED", log="".join(tries)) == "launch"
     # Cancelled while it started: what it was about to try again is not why it ended.
     assert cause(state="CANCELLED", log=tries[0]) == "cancelled"
