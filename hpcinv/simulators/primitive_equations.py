@@ -1,0 +1,188 @@
+r"""A dry atmosphere: the primitive equations on the sphere, forced as by Held and Suarez (1994).
+
+The dynamical core is dinosaur's (Kochkov et al. 2024): spherical harmonics, sigma levels,
+semi-implicit Runge-Kutta steps. Temperatures relax towards a prescribed equilibrium, winds near
+the ground towards rest; there is no orography, no moisture, no day and no season, so statistics
+are the same at every longitude and, but for their sign, in both hemispheres.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PrimitiveEquations"]
+
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from .base import Key
+from .dynamics import State
+
+GRIDS = {"T21": (32, 64), "T31": (48, 96), "T42": (64, 128), "T85": (128, 256)}
+SHALLOW = 0.05  # the share of surface pressure by which initial states differ
+
+
+class PrimitiveEquations:
+    r"""Winds u and v (m/s) and temperature (K) on sigma levels, and surface pressure (hPa).
+
+    A frame has shape :math:`(3 K + 1, h, w)`: u, v and t of the highest level to the lowest, then
+    ps, from south to north, on the Gaussian grid of the truncation. Needs the extra `weather`.
+
+    Arguments:
+        truncation: T21, T31, T42 or T85.
+        levels: The number K of sigma levels, of equal mass.
+        hours: Time from a frame to the next.
+        minutes: Time step of the integration.
+        spin_up: Frames from an atmosphere at rest, whose surface pressure alone is disturbed, to
+            frame 0. Storms are fully grown after about 100 days.
+        equator_to_pole: Difference of the equilibrium temperatures, in K (60 in the paper): a
+            forecast model of another climate than the truth's.
+    """
+
+    def __init__(
+        self,
+        truncation: str = "T21",
+        levels: int = 5,
+        hours: float = 12.0,
+        minutes: float = 60.0,
+        spin_up: int = 240,
+        equator_to_pole: float = 60.0,
+    ) -> None:
+        where = "simulator 'primitive_equations'"
+        if truncation not in GRIDS:
+            raise BadInput(f"truncation '{truncation}'", where, f"One of {', '.join(GRIDS)}.")
+        if levels < 2:
+            raise BadInput(f"{levels} level", where, "Two or more.")
+        if minutes <= 0 or abs(hours * 60 / minutes - round(hours * 60 / minutes)) > 1e-9:
+            raise BadInput(
+                f"frames of {hours:g} h in steps of {minutes:g} min", where,
+                "A whole number of steps to a frame.",
+            )  # fmt: skip
+        try:
+            import dinosaur  # noqa: F401
+        except ImportError:
+            raise BadInput(
+                "the package dinosaur is not installed", where, "pip install 'hpcinv[weather]'"
+            ) from None
+        self.truncation, self.levels, self.spin_up = truncation, levels, spin_up
+        self.minutes, self.steps = minutes, round(hours * 60 / minutes)
+        self.equator_to_pole = equator_to_pole
+        h, w = GRIDS[truncation]
+        # Gauss-Legendre nodes are the sines of the latitudes.
+        latitudes = np.degrees(np.arcsin(np.polynomial.legendre.leggauss(h)[0]))
+        names = [f"{v}{k + 1}" for v in "uvt" for k in range(levels)]
+        self.state = State(
+            channels={n: "K" if n[0] == "t" else "m/s" for n in names} | {"ps": "hPa"},
+            dt=hours,
+            time_units="hours since 2001-01-01",
+            coords={"lat": latitudes, "lon": np.arange(w) * 360.0 / w},
+            coord_attrs={
+                "lat": {"standard_name": "latitude", "units": "degrees_north"},
+                "lon": {"standard_name": "longitude", "units": "degrees_east"},
+            },
+            homogeneous=("lon",),
+        )
+
+    @cached_property
+    def _core(self) -> tuple[Any, Any]:
+        r"""Compiled functions: noise to initial states, and states to those of the next frame."""
+        import jax
+        import jax.numpy as jnp
+        from dinosaur import (
+            coordinate_systems,
+            held_suarez,
+            primitive_equations,
+            primitive_equations_states,
+            sigma_coordinates,
+            spherical_harmonic,
+            time_integration,
+            xarray_utils,
+        )
+        from dinosaur.scales import units
+
+        coords = coordinate_systems.CoordinateSystem(
+            horizontal=getattr(spherical_harmonic.Grid, self.truncation)(),
+            vertical=sigma_coordinates.SigmaCoordinates.equidistant(self.levels),
+        )
+        grid = coords.horizontal
+        physics = primitive_equations.PrimitiveEquationsSpecs.from_si()
+        at_rest, features = primitive_equations_states.isothermal_rest_atmosphere(
+            coords, physics, p0=1e5 * units.pascal
+        )
+        reference = features[xarray_utils.REF_TEMP_KEY]
+        flat = primitive_equations.truncated_modal_orography(
+            features[xarray_utils.OROGRAPHY], coords
+        )
+        equation = time_integration.compose_equations(
+            [
+                primitive_equations.PrimitiveEquations(reference, flat, coords, physics),
+                held_suarez.HeldSuarezForcing(
+                    coords, physics, reference, dTy=self.equator_to_pole * units.degK
+                ),
+            ]
+        )
+        dt = physics.nondimensionalize(self.minutes * units.minute)
+        step = time_integration.step_with_filters(
+            time_integration.imex_rk_sil3(equation, dt),
+            [time_integration.exponential_step_filter(grid, dt)],
+        )
+        frame = time_integration.repeated(step, self.steps)
+        speed = physics.nondimensionalize(1.0 * units.meter / units.second)
+        pascal = physics.nondimensionalize(1.0 * units.pascal)
+        column = np.asarray(reference)[:, None, None]
+        K = self.levels
+
+        def to_modal(x: Any) -> Any:
+            x = jnp.swapaxes(x, -1, -2)  # dinosaur has longitudes first
+            vorticity, divergence = spherical_harmonic.uv_nodal_to_vor_div_modal(
+                grid, x[:K] * speed, x[K : 2 * K] * speed
+            )
+            return primitive_equations.State(
+                vorticity=vorticity,
+                divergence=divergence,
+                temperature_variation=grid.to_modal(x[2 * K : 3 * K] - column),
+                log_surface_pressure=grid.to_modal(jnp.log(x[3 * K :] * 100 * pascal)),
+            )
+
+        def to_nodal(s: Any) -> Any:
+            u, v = spherical_harmonic.vor_div_to_uv_nodal(grid, s.vorticity, s.divergence)
+            t = grid.to_nodal(s.temperature_variation) + column
+            ps = jnp.exp(grid.to_nodal(s.log_surface_pressure)) / (100 * pascal)
+            return jnp.swapaxes(jnp.concatenate([u / speed, v / speed, t, ps]), -1, -2)
+
+        rest = at_rest(jax.random.PRNGKey(0))
+
+        def begin(noise: Any) -> Any:
+            r"""At rest, with the largest waves of the noise in its surface pressure."""
+            waves = grid.to_modal(noise[None]) * (np.arange(grid.modal_shape[1]) <= 8)
+            s = rest
+            return s.__class__(
+                vorticity=s.vorticity,
+                divergence=s.divergence,
+                temperature_variation=s.temperature_variation,
+                log_surface_pressure=s.log_surface_pressure + SHALLOW * waves,
+            )
+
+        several = time_integration.repeated(frame, self.spin_up) if self.spin_up else lambda s: s
+        # One after the other: together, the size of a batch would decide how products are rounded,
+        # and a rounding grows to another trajectory in some weeks.
+        start = jax.jit(partial(jax.lax.map, lambda noise: to_nodal(several(begin(noise)))))
+        advance = jax.jit(partial(jax.lax.map, lambda x: to_nodal(frame(to_modal(x)))))
+        return start, advance
+
+    def initial(self, key: Key) -> Tensor:
+        r"""States after `spin_up` frames, :math:`(n, 3 K + 1, h, w)`."""
+        h, w = self.state.grid
+        noise = key.normal("pressure", (w, h)).numpy().astype(np.float32)
+        return _torch(self._core[0](noise))
+
+    def step(self, x: Tensor, key: Key) -> Tensor:
+        r"""The next frame of each."""
+        return _torch(self._core[1](x.numpy().astype(np.float32)))
+
+
+def _torch(x: Any) -> Tensor:
+    return torch.from_numpy(np.array(x, np.float64))
