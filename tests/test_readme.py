@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import _environment
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,30 +57,34 @@ def test_all_commands_are_known_here():
     ]  # fmt: skip
 
 
-@pytest.mark.slurm
-def test_the_users_day(cluster, tmp_path):
-    """All but scripts/test, which is what runs this."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    env = {**cluster, "HPCINV_RUNS": str(here)}
-    said = {}
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The runs folder after all commands but scripts/test, which runs this, and `submit`."""
+    runs, said = tmp_path_factory.mktemp("here"), {}
     for command in commands():
-        if command == ["scripts/test"]:
-            continue
-        elsewhere = {"HPCINV_RUNS": str(there)} if "submit" in command else {}
-        said[" ".join(command[:2])] = run(command, env | elsewhere)
+        if command != ["scripts/test"] and "submit" not in command:
+            said[" ".join(command[:2])] = run(command, _environment(HPCINV_RUNS=str(runs)))
     assert "report.html" in said["scripts/quickstart"]
     assert said["hpcinv run"].count("nothing to do") == 12
     assert "winds/reanalysis" in said["hpcinv status"]
     assert json.loads(said["hpcinv schema"])["properties"]["window"]["default"] == 24
+    return runs
 
-    report = (here / "winds" / "report" / "report.html").read_text()
-    assert "Can I trust this?" in report and "http://" not in report.replace("http://www.w3", "")
-    # Slurm and this machine give the same scores.
-    a, b = scores(here), scores(there)
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_slurm_and_this_machine_give_the_same_scores(here, cluster, tmp_path):
+    (command,) = (c for c in commands() if "submit" in c)
+    run(command, cluster | {"HPCINV_RUNS": str(tmp_path)})
+    a, b = scores(here), scores(tmp_path)
     assert a.keys() == b.keys() and len(a) >= 30
     for key in a:
         assert a[key] == pytest.approx(b[key], rel=1e-5), key
 
+
+def test_the_users_day(here, tmp_path):
+    report = (here / "winds" / "report" / "report.html").read_text()
+    assert "Can I trust this?" in report and "http://" not in report.replace("http://www.w3", "")
     member = here / "winds" / "reanalysis" / "members" / "0.nc"
     for tool in (
         ["cdo", "-s", "sinfon", str(member)],

@@ -104,7 +104,7 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
     def hpcinv(*args, code=0):
         done = subprocess.run(
             [sys.executable, "-m", "hpcinv", *map(str, args), "--runs", str(runs)],
-            capture_output=True, text=True, env=env, timeout=240,
+            capture_output=True, text=True, env=env, timeout=900,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
@@ -143,13 +143,13 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
         ("cancelled", ["scancel"]),
         ("held", ["scontrol", "requeuehold"]),
     ):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while "RUNNING" not in slurm("squeue", "-h", "-o", "%T", "-j", job_of(name)):
             assert time.monotonic() < until
             time.sleep(0.3)
         slurm(*act, job_of(name))
     ids = [job_of(n) for n in INSIDE if n != "held"]
-    until = time.monotonic() + 150
+    until = time.monotonic() + 600
     while left := slurm("squeue", "--me", "-h", "-o", "%A|%j|%T|%r").splitlines():
         left = [x for x in left if x.split("|")[0] in ids]
         if not left:

@@ -60,7 +60,7 @@ def test_analyses_cut_over_members_and_dates_and_one_member_made_again(cluster, 
     before = {k: m["attempts"] for k, m in manifests(job).items()}
     said = hpcinv("retry", "winds/reanalysis/2")
     assert "(1 tasks:" in said and said.count("is job") == 1
-    hpcinv.until(lambda: hpcinv.manifest(job)["state"] == "complete", 400)
+    hpcinv.until(lambda: hpcinv.manifest(job)["state"] == "complete")
     after = {k: m["attempts"] for k, m in manifests(job).items()}
     assert [k for k in after if after[k] != before[k]] == [2] and len(after[2]) == 1
     assert outputs(hpcinv.runs, "reanalysis") == outputs(whole, "reanalysis")
@@ -72,7 +72,7 @@ def test_analyses_cut_over_members_and_dates_and_one_member_made_again(cluster, 
     # So is a task whose folder is gone.
     shutil.rmtree(job / "tasks" / "0")
     assert "(1 tasks:" in hpcinv("retry", "winds")
-    hpcinv.until(lambda: hpcinv.manifest(job)["state"] == "complete", 400)
+    hpcinv.until(lambda: hpcinv.manifest(job)["state"] == "complete")
     assert outputs(hpcinv.runs, "reanalysis") == outputs(whole, "reanalysis")
     rows = hpcinv.json("status", "winds")
     assert {r["state"] for r in rows} == {"complete"}
