@@ -72,6 +72,49 @@ def test_interpolation_over_dates(tmp_path, inputs, tasks):
             open_analysis(folder).read(2)
 
 
+@pytest.mark.parametrize("every", ["", ", every: 5, missing: 0.3"], ids=["all", "gaps"])
+def test_interpolation_of_parts_that_are_not_joined_yet(tmp_path, inputs, every):
+    """Both cut alike: task k reads what task k has drawn; the joins come afterwards."""
+    over = "resources.array={over: dates, tasks: 4}"
+    network = f"observing={{network: random_points, points: 5, error: 0.1{every}}}"
+    study = load(inputs[0], None, [f"observe.{network}", f"observe.{over}", f"oi.{over}"])
+    study.check()
+    runs = tmp_path / "runs"
+    (runs / "tiny").mkdir(parents=True)
+    (runs / "tiny" / "import").symlink_to(inputs[1] / "tiny" / "import")
+    jobs = {job: prepare(study, runs, job) for job in ("observe", "oi")}
+
+    def step(job, task, code=0):
+        with pytest.MonkeyPatch.context() as m:
+            m.setenv("HPCINV_TASK", str(task))
+            assert execute(jobs[job].path / "job.yaml") == code, (job, task)
+
+    step("observe", 1)
+    step("oi", 0, code=2)  # its own part is not there
+    step("oi", 1)
+    for k in (0, 2, 3):
+        step("observe", k)
+        step("oi", k)
+    step("oi", "join", code=2)  # what was observed is not whole
+    step("observe", "join")
+    step("oi", "join")
+    observed = [jobs["observe"].of_task(k).manifest()["digest"] for k in range(4)]
+    assert [jobs["oi"].of_task(k).manifest()["inputs"]["observe"] for k in range(4)] == observed
+    whole = tmp_path / "whole"
+    (whole / "tiny").mkdir(parents=True)
+    (whole / "tiny" / "import").symlink_to(inputs[1] / "tiny" / "import")
+    start(study.folder, whole, "observe", network)
+    theirs = start(study.folder, whole, "oi")
+    assert jobs["oi"].manifest()["outputs"] == theirs["outputs"]
+    assert jobs["oi"].manifest()["digest"] == theirs["digest"]
+
+    # A part that is drawn again, otherwise, makes what was made of it a thing of other inputs.
+    part = jobs["observe"].of_task(2)
+    part.mark(digest="another")
+    jobs["oi"].mark(state="queued")
+    step("oi", "join", code=2)
+
+
 def test_frames_that_are_drawn_together_are_not_cut(tmp_path):
     over = ["oi.method=enks", "oi.resources.array={over: dates, tasks: 2}"]
     study = load(make(tmp_path / "tiny"), None, over)

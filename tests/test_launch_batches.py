@@ -246,6 +246,42 @@ def test_a_command_that_died_before_the_answer_finds_its_job(slurm, tmp_path):
     assert Submission.of(folder).last == "12"
 
 
+def test_an_array_follows_another_that_is_cut_alike(slurm, study, tmp_path):
+    f = slurm.folder
+    for tool in ("sinfo", "srun"):
+        slurm.tool(tool, "true")
+    slurm.tool(
+        "sbatch",
+        f"touch {f}/queue; n=$(($(wc -l <{f}/queue) + 1)); after=-\n"
+        "for a; do case $a in --comment=*) key=${a#*=};; --depend*) after=${a#*=};; esac; done\n"
+        f'echo "$n|PENDING|None||N/A|[0-3]|$key" >>{f}/queue\necho "$n $after" >>{f}/sent\n'
+        'echo "Submitted batch job $n"',
+    )
+    site = Profile(name="x", max_array=1001)
+    over = {job: f"{job}.resources.array={{over: dates, tasks: 4" for job in ("observe", "oi")}
+    alike = [f"{over['observe']}}}", f"{over['oi']}}}"]
+    quality = "observe.quality={}"  # looks at all rows: only the joined table is of use
+    for i, (more, arrays, join) in enumerate((
+        (alike, "aftercorr:2", "afterok:4:3"),
+        ([alike[0], f"{over['oi']}, pack: 2}}"], "afterok:3", "afterok:4"),
+        ([*alike, quality], "afterok:3", "afterok:4"),
+        ([*alike, "oi.after=[observe]"], "afterok:3", "afterok:4"),
+    )):  # fmt: skip
+        for name in ("queue", "sent"):
+            (f / name).unlink(missing_ok=True)
+        s = load(study, None, more)
+        submit_study(s, tmp_path / str(i), site)
+        sent = dict(line.split() for line in (f / "sent").read_text().splitlines())
+        assert sent == {
+            "1": "-", "2": "afterok:1", "3": "afterok:2", "4": f"afterok:1,{arrays}"
+            if "corr" in arrays else "afterok:1:3", "5": join, "6": "afterok:1:5",
+        }, i  # fmt: skip
+        write_scripts(s, tmp_path / str(i), site, tmp_path / f"s{i}")
+        text = (tmp_path / f"s{i}" / "submit.sh").read_text()
+        assert ("--dependency=afterok:$j1,aftercorr:$j2_0" in text) == ("corr" in arrays)
+        assert ("--dependency=afterok:$j3_0:$j2 " in text) == ("corr" in arrays)
+
+
 def test_what_a_killed_controller_has_forgotten_is_sent_again(slurm, study, tmp_path):
     """Its first job is lost after it was taken, and the next one gets its id."""
     f = slurm.folder

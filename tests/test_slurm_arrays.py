@@ -23,12 +23,15 @@ def wait():
     while not (here / "go").exists() and time.monotonic() < end:
         time.sleep(0.1)
 if (here / "inside.py").exists() and os.environ.get("HPCINV_TASK", "").isdecimal():
-    import hpcinv.kinds.assimilate as m
-    work = m.Assimilate.run
-    def run(self, ctx):
-        exec((here / "inside.py").read_text(), {"ctx": ctx, "wait": wait})
-        return work(self, ctx)
-    m.Assimilate.run = run
+    from hpcinv.kinds.assimilate import Assimilate
+    from hpcinv.kinds.observe import Observe
+    def first(kind, work):
+        def run(self, ctx):
+            exec((here / "inside.py").read_text(), {"ctx": ctx, "wait": wait, "kind": self.kind})
+            return work(self, ctx)
+        kind.run = run
+    first(Assimilate, Assimilate.run)
+    first(Observe, Observe.run)
 """
 
 
@@ -120,6 +123,30 @@ def test_only_what_failed_is_done_again_and_the_result_is_that_of_the_whole(clus
     scores = "tiny/evaluate/scores.json"
     a, b = (json.loads((r / scores).read_text()) for r in (hpcinv.runs, Command.here))
     assert a["methods"]["oi"] == b["methods"]["oi"]
+
+
+def test_tasks_follow_the_tasks_of_the_array_before(cluster, tmp_path):
+    """Where both are cut alike: they do not wait for its join, nor for its other tasks."""
+    inside = (
+        "if kind == 'observe' and ctx.task == 2 and ctx.attempt == 1: raise MemoryError('as if')\n"
+        "if kind == 'observe' and ctx.task == 3: wait()\n"
+    )
+    hpcinv = Command(cluster, tmp_path, inside)
+    both = [array(over="dates", tasks=4).replace("oi.", f"{job}.") for job in ("oi", "observe")]
+    hpcinv("submit", hpcinv.study, *both)
+    before = hpcinv.runs / "tiny" / "observe"
+    hpcinv.until(lambda: states(hpcinv.job) == dict.fromkeys((0, 1), ("complete", 1)))
+    assert states(before)[3] == ("running", 1) and hpcinv.manifest(before)["state"] == "queued"
+    hpcinv.go()
+    hpcinv.until(lambda: hpcinv.json("status", "tiny/oi")[0]["state"] == "cancelled")
+    assert {k for k, (s, _) in states(hpcinv.job).items() if s == "complete"} == {0, 1, 3}
+    causes = {x["job"]: x["cause"] for x in hpcinv.json("why", "tiny")}
+    assert causes["tiny/observe"] == "memory of the host"
+    assert causes["tiny/oi"] == "unmet dependency"
+    hpcinv("retry", "tiny")
+    hpcinv.until(lambda: {r["state"] for r in hpcinv.json("status", "tiny")} == {"complete"})
+    assert hpcinv.manifest()["outputs"] == hpcinv.whole()
+    assert [len(hpcinv.attempts(k)) for k in range(4)] == [1, 1, 1, 1]
 
 
 def test_cancel_and_submit_again(cluster, tmp_path):

@@ -7,7 +7,16 @@ process is, HPCINV_TASK says: a number, `join`, or nothing for the job as a whol
 
 from __future__ import annotations
 
-__all__ = ["JOIN", "asked", "axis", "block", "check_array", "parts"]
+__all__ = [
+    "JOIN",
+    "alike",
+    "asked",
+    "axis",
+    "block",
+    "check_array",
+    "inputs_of_task",
+    "parts",
+]
 
 import os
 import time
@@ -59,6 +68,31 @@ def check_array(job: Job, source: Source) -> None:
         )
 
 
+def alike(job: Job, ref: str, other: Job) -> bool:
+    r"""Whether each task needs of an input only what the task of the same number has made of it.
+
+    Arguments:
+        job: The job.
+        ref: The input's reference.
+        other: The job that makes it.
+    """
+    a, b = job.resources.array, other.resources.array
+    same = a is not None and b is not None and (a.over, a.tasks) == (b.over, b.tasks)
+    return same and job.blockwise(ref, other)
+
+
+def inputs_of_task(inputs: Mapping[str, Any], same: Mapping[str, Path], task: int) -> dict:
+    r"""Digests of a task's inputs: those of the job, but of what is cut alike its own part's.
+
+    Arguments:
+        inputs: Digests of the job's inputs.
+        same: Run folders of the inputs that are cut alike.
+        task: The task.
+    """
+    parts = {ref: RunFolder(path, task).manifest().get("digest") for ref, path in same.items()}
+    return {**inputs, **parts}
+
+
 def asked(job: Job, where: Path, environ: Mapping[str, str] = os.environ) -> int | str | None:
     r"""The task this process is, `join`, or None for the whole job.
 
@@ -85,13 +119,20 @@ def asked(job: Job, where: Path, environ: Mapping[str, str] = os.environ) -> int
     return int(said)
 
 
-def parts(top: RunFolder, job: Job, inputs: dict[str, Any], patience: float = 60.0) -> list[Path]:
+def parts(
+    top: RunFolder,
+    job: Job,
+    inputs: dict[str, Any],
+    patience: float = 60.0,
+    same: Mapping[str, Path] | None = None,
+) -> list[Path]:
     r"""Folders of all tasks, each complete and made of these inputs.
 
     Arguments:
         top: The run folder.
         inputs: Digests of the job's inputs.
         patience: Seconds that other nodes' files may take to appear on a slow shared file system.
+        same: Run folders of the inputs that are cut alike: a task has read its own part of them.
 
     Raises:
         BadInput: Naming the tasks that are missing, have not ended well, or used other inputs.
@@ -104,7 +145,7 @@ def parts(top: RunFolder, job: Job, inputs: dict[str, Any], patience: float = 60
             m = top.of_task(k).manifest()
             if m["state"] != "complete":
                 wrong[k] = {"new": "has not run"}.get(m["state"], f"is {m['state']}")
-            elif m["inputs"] != inputs:
+            elif m["inputs"] != inputs_of_task(inputs, same or {}, k):
                 wrong[k] = "was made of other inputs"
             else:
                 del wrong[k]

@@ -92,6 +92,11 @@ class Assimilate(Job):
     def axis(self, over: str) -> int:
         return self.members if over == "members" else self.frames[1] - self.frames[0]
 
+    def blockwise(self, ref: str, other: Job) -> bool:
+        # Rows of a frame are drawn for it alone; quality control compares those of all frames.
+        mine = ref == self.observations and other.kind == "observe" and other.quality is None
+        return mine and tuple(other.frames) == tuple(self.frames)
+
     @property
     def sampled(self) -> bool:
         r"""Whether a prior is sampled, and not a baseline computed."""

@@ -224,6 +224,15 @@ class Job(Fields):
         """
         raise TypeError(f"{type(self).__name__} has no join()")  # kinds with axes have their own
 
+    def blockwise(self, ref: str, other: Job) -> bool:
+        r"""Whether a block of its axis needs of an input no more than the same block of it.
+
+        Arguments:
+            ref: The input's reference.
+            other: The job that makes it, cut over the same axis.
+        """
+        return False
+
     def figures(self, study: Study, name: str) -> dict[str, str]:
         r"""What `plan` prints of the job beside its resources, as short texts by name."""
         return {}

@@ -22,7 +22,7 @@ from ..runs.progress import Progress, clock
 from ..runs.stop import StopFlag
 from . import arrays
 from .base import Context, Job, references
-from .prepare import complete, input_digests
+from .prepare import complete, cut_alike, input_digests
 from .study import load_resolved
 
 
@@ -80,6 +80,7 @@ def _run(
     if isinstance(step, int):
         block = arrays.block(len(block), job.resources.array.tasks, step)
     state = parts = None
+    own: dict[str, str] = {}  # parts of inputs that are cut alike: this task reads its own
     if world.rank == 0:
         top = RunFolder(folder.run)
         if not top.exists and not top.submission():  # sent by hand
@@ -88,12 +89,15 @@ def _run(
         try:
             # Slurm starts a job when those before it have ended: their files may not be here yet.
             late = 30.0 if "SLURM_JOB_ID" in os.environ else 0.0
-            inputs = input_digests(folders, job, late)
+            same = cut_alike(folders, job)
+            if folder.task is not None:
+                own = {ref: str(RunFolder(path, folder.task).path) for ref, path in same.items()}
+            inputs = input_digests(folders | {ref: Path(p) for ref, p in own.items()}, job, late)
             if complete(folder, inputs):
-                state = ["complete", 0]
+                state = ["complete", None]
             else:
                 if step == arrays.JOIN:
-                    parts = arrays.parts(folder, job, inputs, late)
+                    parts = arrays.parts(folder, job, inputs, late, same)
                 if folder.lost_in_vain():
                     raise BadInput(
                         f"{LOST} starts of this Slurm job were lost without a word at the same "
@@ -101,7 +105,7 @@ def _run(
                         folder.path,
                         "See what its nodes died of (memory?); hpcinv retry starts it anew.",
                     )
-                state = ["go", _begin(folder, world.size, inputs, block)]
+                state = ["go", [_begin(folder, world.size, inputs, block), own]]
         except BadInput as e:  # told by rank 0 to all, so that none waits for it
             state = ["bad", str(e)]
     what, value = world.broadcast(state)
@@ -111,13 +115,14 @@ def _run(
         if world.rank == 0:
             print(f"{folder.name} is complete already", flush=True)
         return 0
+    attempt, own = value
     ctx = Context(
         folder=folder.path,
         world=world,
         progress=Progress(folder.path, active=world.rank == 0),
         stop=stop,
-        attempt=value,
-        inputs=folders,
+        attempt=attempt,
+        inputs=folders | {ref: Path(p) for ref, p in own.items()},
         threads=threads,
         task=folder.task,
         over=over,

@@ -2,7 +2,15 @@ r"""Making a job's run folder, or deciding that nothing is to be done."""
 
 from __future__ import annotations
 
-__all__ = ["changed", "complete", "input_digests", "input_folders", "place", "prepare"]
+__all__ = [
+    "changed",
+    "complete",
+    "cut_alike",
+    "input_digests",
+    "input_folders",
+    "place",
+    "prepare",
+]
 
 import time
 from pathlib import Path
@@ -13,6 +21,7 @@ import yaml
 from ..errors import BadInput
 from ..io.atomic import digest_external
 from ..runs.folder import RunFolder
+from .arrays import alike
 from .base import Job
 from .study import Study, load_resolved
 
@@ -30,6 +39,15 @@ def input_folders(study: Study, runs: Path, name: str) -> dict[str, Path]:
         ref: place(study, runs, ref).path if path is None else path
         for ref, path in study.inputs(name).items()
     }
+
+
+def cut_alike(folders: dict[str, Path], job: Job) -> dict[str, Path]:
+    r"""Run folders of the inputs of which each task needs only the part of the same number."""
+    if job.resources.array is None:
+        return {}
+    files = {ref: path / "job.yaml" for ref, path in folders.items()}
+    made = {ref: load_resolved(file) for ref, file in files.items() if file.exists()}
+    return {ref: folders[ref] for ref, other in made.items() if alike(job, ref, other)}
 
 
 def input_digests(folders: dict[str, Path], job: Job, patience: float = 0.0) -> dict[str, Any]:

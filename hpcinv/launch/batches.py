@@ -7,12 +7,13 @@ e − `offset` in Slurm, whose indices are bounded.
 
 from __future__ import annotations
 
-__all__ = ["ARRAY", "JOIN", "WHOLE", "Batch", "cut", "expand", "spec"]
+__all__ = ["ARRAY", "JOIN", "WHOLE", "Batch", "cut", "expand", "follows", "spec"]
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..kinds.arrays import JOIN
+from ..kinds.arrays import JOIN, alike
+from ..kinds.base import Job
 
 WHOLE, ARRAY = "job", "array"
 
@@ -43,6 +44,19 @@ class Batch:
     def elements(self) -> range | list[int]:
         r"""The elements it starts."""
         return [self.offset + i for i in expand(self.indices)]
+
+
+def follows(job: Job, parent: str, other: Job) -> bool:
+    r"""Whether each element of an array may start after the element of the same index of
+    another's (Slurm's `aftercorr`), before that one is joined.
+
+    Arguments:
+        job: The job that waits.
+        parent: The name of the job it waits for.
+        other: That job.
+    """
+    same = parent not in job.after and alike(job, parent, other)
+    return same and job.resources.array.pack == other.resources.array.pack
 
 
 def spec(indices: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..io.atomic import write_bytes
 from ..kinds.prepare import place
 from ..kinds.study import Study
-from .batches import ARRAY, JOIN
+from .batches import ARRAY, JOIN, follows
 from .profile import Profile
 from .script import render, scripts, template
 
@@ -30,15 +30,20 @@ def write_scripts(study: Study, runs: Path, profile: Profile, folder: Path) -> l
     for i, name in enumerate(order, start=1):
         run, job = place(study, runs, name), study.jobs[name]
         batches = scripts(job, profile)
-        after = [ids[p] for p in study.parents(name) if p in ids]
+        parents = [p for p in study.parents(name) if p in ids]
+        twins = [p for p in parents if follows(job, p, study.jobs[p])]
         sends, mine = [], []
         for n, batch in enumerate(batches):
             part = {ARRAY: f".array{n}" if len(batches) > 2 else ".array", JOIN: ".join"}
             script = folder / f"{i:02d}_{name}{part.get(batch.step, '')}.sbatch"
             write_bytes(script, render(run.name, job, profile, run.path, batch).encode())
             written.append(script)
-            waits = mine if batch.step == JOIN else after
+            waits = [ids[p] for p in parents if p not in twins]
+            if batch.step == JOIN:
+                waits = mine + [ids[p] for p in twins]
             held = [f"afterok:{':'.join(f'$j{w}' for w in waits)}"] if waits else []
+            if batch.step == ARRAY:
+                held += [f"aftercorr:$j{order.index(p) + 1}_{n}" for p in twins]
             if batch.after is not None:
                 held.append(f"afterany:$j{mine[batch.after]}")
             mine.append(f"{i}_{n}" if batch.step == ARRAY else f"{i}")

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EXIT_STOPPED, BadInput
-from ..kinds.arrays import JOIN
+from ..kinds.arrays import JOIN, inputs_of_task
 from ..kinds.base import Job
-from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
+from ..kinds.prepare import (
+    complete,
+    cut_alike,
+    input_digests,
+    input_folders,
+    place,
+    prepare,
+)
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
 from ..runs.progress import read_progress
@@ -72,7 +79,8 @@ def run_here(study: Study, runs: Path, ranks: int | None, fresh: bool) -> int:
 def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen) -> int:
     folder = place(study, runs, name)
     job = study.jobs[name]
-    inputs = input_digests(input_folders(study, runs, name), study.jobs[name])
+    sources = input_folders(study, runs, name)
+    inputs = input_digests(sources, job)
     if complete(folder, inputs):
         screen.job(name, "complete", "nothing to do")
         return 0
@@ -90,8 +98,10 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
     def watch(at: RunFolder) -> None:
         screen.watch(name, read_progress(at.path))
 
+    same = cut_alike(sources, job)
     for step in [*range(array.tasks), JOIN] if array else [None]:
-        code, at, log = _step(job, folder, step, inputs, n, watch)
+        mine = inputs_of_task(inputs, same, step) if isinstance(step, int) else inputs
+        code, at, log = _step(job, folder, step, mine, n, watch)
         if code == EXIT_STOPPED:
             screen.job(name, "stopped", "saved; the same command goes on from there")
             return code

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import BadInput
-from ..kinds.prepare import complete, input_digests, input_folders, place, prepare
+from ..kinds.arrays import inputs_of_task
+from ..kinds.base import Job
+from ..kinds.prepare import complete, cut_alike, input_digests, input_folders, place, prepare
 from ..kinds.study import Study
 from ..runs.folder import RunFolder
 from ..runs.tasks import forget, states
-from .batches import ARRAY, JOIN, Batch, expand, spec
+from .batches import ARRAY, JOIN, Batch, expand, follows, spec
 from .estimate import refuse_what_cannot_fit
 from .profile import Profile
 from .script import render, scripts
@@ -128,9 +130,8 @@ class Delivery:
             if any(p in self.left for p in parents):
                 self.left.append(name)
                 continue
-            after = [ids[p] for p in parents if p in ids]
             stale = bool(moved & set(parents))
-            room = self._one(name, subs[name], after, stale, known, room, ids, moved)
+            room = self._one(name, subs[name], stale, known, room, ids, moved)
         return moved
 
     def _forgotten(self, names: set[str], known: Queue) -> bool:
@@ -159,7 +160,6 @@ class Delivery:
         self,
         name: str,
         sub: Submission,
-        after: list[str],
         stale: bool,
         known: Queue,
         room: int | None,
@@ -167,6 +167,8 @@ class Delivery:
         moved: set[str],
     ) -> int | None:
         folder, job = sub.folder, self.study.jobs[name]
+        parents = [p for p in self.study.parents(name) if p in ids]
+        after = [ids[p] for p in parents]
         live = sub.live(known)
         if stale and live:
             cancel(s.slurm_job for s in live)
@@ -196,12 +198,15 @@ class Delivery:
         arrays = [s.slurm_job for s in live if s.step == ARRAY]
         sent: list[str] = []
         try:
+            early: dict[str, str] = {}  # joins of parents that the tasks do not wait for
             for batch in batches:
-                # After an array this is its join, never `aftercorr` of its tasks: a task compares
-                # its inputs with the digest of the joined result, which only the join knows.
-                waits = [f"afterok:{':'.join(after)}"] if after else []
+                twins = self._twins(job, batch, parents)
+                early |= {p: ids[p] for p in twins}
+                ok = [ids[p] for p in parents if p not in twins]
                 if batch.step == JOIN and (parts := arrays + sent):
-                    waits = [f"afterok:{':'.join(parts)}"]
+                    ok = [*parts, *early.values()]
+                waits = [f"afterok:{':'.join(ok)}"] if ok else []
+                waits += [f"aftercorr:{id_}" for id_ in twins.values()]
                 if batch.after is not None:
                     waits.append(f"afterany:{sent[batch.after]}")
                 sent.append(self._send(name, sub, batch, ",".join(waits)))
@@ -223,6 +228,23 @@ class Delivery:
             parts = f" ({len(todo)} tasks: {', '.join(sent[:-1])})" if len(sent) > 1 else ""
             print(f"{folder.name} is job {sent[-1]}{parts}{waits}", flush=True)
         return room
+
+    def _twins(self, job: Job, batch: Batch, parents: list[str]) -> dict[str, str]:
+        r"""Arrays, by parent, of which each element needs only the one of the same index.
+
+        They have been sent just now: Slurm knows all their elements.
+        """
+        found: dict[str, str] = {}
+        if batch.step != ARRAY:
+            return found
+        for p in parents:
+            if not follows(job, p, self.study.jobs[p]):
+                continue
+            for s in Submission.of(place(self.study, self.runs, p)).sent:
+                same = s.step == ARRAY and s.offset == batch.offset and s.key in self.fresh
+                if same and set(expand(batch.indices)) <= set(expand(s.indices)):
+                    found[p] = s.slurm_job
+        return found
 
     def _send(self, name: str, sub: Submission, batch: Batch, dependency: str) -> str:
         job = self.study.jobs[name]
@@ -257,10 +279,11 @@ class Delivery:
         if done and not after:
             # Parts made of other inputs are made again. While a parent runs, nobody knows: then
             # each task looks for itself.
-            inputs = input_digests(
-                input_folders(self.study, self.runs, name), self.study.jobs[name]
-            )
-            for k in [k for k in done if not complete(folder.of_task(k), inputs)]:
+            job, sources = self.study.jobs[name], input_folders(self.study, self.runs, name)
+            inputs, same = input_digests(sources, job), cut_alike(sources, job)
+            for k in list(done):
+                if complete(folder.of_task(k), inputs_of_task(inputs, same, k)):
+                    continue
                 done.remove(k)
                 if not folder.of_task(k).exists:  # somebody has deleted it
                     forget(folder.path, k)
