@@ -94,3 +94,18 @@ def test_order_is_an_endless_sequence_of_permutations():
         assert sorted(n for e, n in seen if e == epoch) == list(range(5))
     assert [n for e, n in seen if e == 0] != [n for e, n in seen if e == 1]
     assert Order(seed=1, size=5).batch(3, 4) == seen[12:16]
+
+
+def test_shifted_windows_are_the_windows_elsewhere():
+    from hpcinv.training.data import Shifted
+
+    shifted = Shifted(_Fixed(), (0, 2), seed=1)
+    base = _Fixed().sample(0, 3)["x"]
+    h, w = base.shape[-2:]
+    seen = set()
+    for epoch in range(60):
+        x = shifted.sample(epoch, 3)["x"]
+        assert np.array_equal(x, shifted.sample(epoch, 3)["x"])
+        seen |= {k for k in range(w) if np.array_equal(x, np.roll(base, k, -1))}
+    # Every even shift along the last axis, and no other.
+    assert seen == set(range(0, w, 2))

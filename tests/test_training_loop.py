@@ -188,3 +188,23 @@ def test_the_best_weights_are_those_of_the_best_finite_validation(tmp_path, worl
     )  # fmt: skip
     assert seen == [(1, 0, False), (2, 2, True), (3, 3, True), (4, 3, True)]
     assert figures["best_step"] == 3
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_learns_the_same_and_resumes_to_the_bit(tmp_path, world):
+    from safetensors.torch import load_file
+    from torch._dynamo.utils import counters
+
+    run(tmp_path / "eager", world)
+    counters.clear()
+    run(tmp_path / "whole", world, compile=True)
+    assert counters["stats"]["unique_graphs"] > 0  # it was compiled
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", world, stop=StopAfter(3), compile=True)
+    run(tmp_path / "cut", world, compile=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    eager, whole = (load_file(tmp_path / n / "weights.safetensors") for n in ("eager", "whole"))
+    for name, value in eager.items():
+        torch.testing.assert_close(whole[name], value, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="whole weights"):
+        run(tmp_path / "three", world, compile=True, zero=3)

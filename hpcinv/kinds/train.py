@@ -162,9 +162,32 @@ class Train(Job):
             from ..training.data import RotatedPairs
 
             data = RotatedPairs(windows, self.seed)
+        if shift := getattr(self.loss, "shift", None):
+            from ..training.data import Shifted
+
+            self._check_shift(shift, store)
+            data = Shifted(data, shift, self.seed)
         held = archive(store, self.window, self.held) if self.held else None
         learner = self._learner(store, held)
         return fit(self, ctx, learner, data, held)
+
+    def _check_shift(self, shift: tuple[int, ...], store: Any) -> None:
+        r"""Shifts go along axes that close on themselves, in whole parts of them."""
+        periodic = self.model.periodic
+        for k, (step, n) in enumerate(zip(shift, store.grid, strict=False)):
+            closed = periodic == "both" or (periodic and k == len(store.grid) - 1)
+            if step and (not closed or n % step):
+                raise BadInput(
+                    f"'loss.shift' {step} of axis {k}, which has {n} points"
+                    + ("" if closed else " and does not close on itself ('model.periodic')"),
+                    store.folder,
+                    "Write 0 for it, or a divisor of its points.",
+                )
+        if len(shift) != len(store.grid):
+            raise BadInput(
+                f"'loss.shift' has {len(shift)} numbers, the grid {len(store.grid)} axes",
+                store.folder,
+            )
 
     def _within(self, length: int) -> tuple[int, int]:
         r"""Training frames without the held ones, which stand at one end."""

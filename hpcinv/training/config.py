@@ -60,6 +60,13 @@ class TrainConfig(_Fields):
         ),
     ] = 0
     precision: Annotated[Literal["fp32", "bf16"], Field(description="of the network")] = "fp32"
+    compile: Annotated[
+        bool,
+        Field(
+            description="compile the loss with torch.compile: a minute at each start, then "
+            "fewer, fused kernels; not with ZeRO stage 3"
+        ),
+    ] = False
     checkpoint_every: Annotated[int, Field(gt=0, description="steps between checkpoints")] = 500
     keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 2
     validate_every: Annotated[
@@ -80,6 +87,8 @@ class TrainConfig(_Fields):
             raise ValueError("schedule: plateau needs 'patience'")
         if self.patience and not self.validate_every:
             raise ValueError("'patience' counts validations: set 'validate_every'")
+        if self.compile and self.zero == 3:
+            raise ValueError("'compile' needs whole weights: ZeRO stage 2 at most")
         return self
 
     def rate(self, step: int) -> float:
@@ -228,6 +237,13 @@ class DiffusionLoss(_Fields):
     rotation: Annotated[
         bool, Field(description="turn pairs of windows by random angles: for nearly Gaussian data")
     ] = False
+    shift: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...] | None,
+        Field(
+            description="roll windows by random multiples of so many grid points, a number for "
+            "each axis, 0 for none: where the axis closes on itself and statistics repeat"
+        ),
+    ] = None
 
 
 Range = tuple[

@@ -6,7 +6,7 @@ rank asks for it, in which order, or after how many restarts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -150,6 +150,37 @@ class RotatedPairs:
         x = np.float32(np.cos(angle)) * first["x"]
         x += np.float32(np.sin(angle)) * self.dataset.sample(epoch, partner)["x"]
         return {**first, "x": x}
+
+
+class Shifted:
+    r"""Rolls windows along axes of the grid by random multiples of a step.
+
+    Where a domain closes on itself and nothing tells one place from another, every shift of a
+    window is a window: a short archive becomes as much longer as there are shifts.
+
+    Arguments:
+        dataset: The windows.
+        steps: Grid points of the smallest shift along each axis, 0 for none.
+        seed: The seed of the shifts.
+    """
+
+    def __init__(self, dataset: Dataset, steps: Sequence[int], seed: int = 0) -> None:
+        self.dataset, self.steps, self.seed = dataset, tuple(steps), seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        r"""The window `number`, elsewhere in every epoch."""
+        rng = generator(self.seed, "shifted", epoch, number)
+        found = self.dataset.sample(epoch, number)
+        x = found["x"]
+        first = x.ndim - len(self.steps)
+        shifts = [
+            k * int(rng.integers(x.shape[first + i] // k)) if k else 0
+            for i, k in enumerate(self.steps)
+        ]
+        return {**found, "x": np.roll(x, shifts, tuple(range(first, x.ndim)))}
 
 
 def shuffled(seed: int, epoch: int, size: int) -> np.ndarray:

@@ -119,6 +119,8 @@ def start(module: nn.Module, config: TrainConfig, world: World, universal: bool 
     micro = micro_batch(config, world)
     deepspeed = _import_deepspeed()
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    if config.compile:
+        module.compile()
     with _stdout_to_stderr():
         deepspeed.init_distributed(
             dist_backend="nccl" if torch.cuda.is_available() else "gloo",

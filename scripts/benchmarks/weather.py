@@ -1,0 +1,85 @@
+r"""Weather in small, beyond the pooled scores: by lead time, and the wind against the pressure.
+
+    hpcinv run jobs/weather
+    python scripts/benchmarks/weather.py --runs runs
+
+First the fair CRPS of the forecast by lead time, each channel in units of its climatological
+deviation, beside its own analysis of the last observed state, kept, and as many states of the
+training runs. Then, for each analysis and the truth, how far the wind of the lowest level is from
+geostrophic: the share of the variance of v, from 30 to 70 degrees, that the gradient of surface
+pressure does not explain.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from hpcinv.evaluation.crps import crps
+from hpcinv.io.analysis import open_analysis
+from hpcinv.io.store import TrajectoryStore
+
+OMEGA, RADIUS, GAS = 7.292e-5, 6.37122e6, 287.0
+
+
+def ageostrophic(x: np.ndarray, lat: np.ndarray, level: int) -> float:
+    r"""1 - R^2 of v on (R T / f a cos lat) d ln(ps) / d lon, of states (n, C, h, w)."""
+    levels = (x.shape[1] - 1) // 3
+    v, t, ps = x[:, levels + level], x[:, 2 * levels + level], x[:, -1]
+    f = 2 * OMEGA * np.sin(np.radians(lat))
+    k = np.fft.rfftfreq(ps.shape[-1], 1 / ps.shape[-1])
+    slope = np.fft.irfft(1j * k * np.fft.rfft(np.log(ps)), ps.shape[-1])
+    near = (np.abs(lat) > 30) & (np.abs(lat) < 70)
+    told = GAS * t / (f * RADIUS * np.cos(np.radians(lat)))[:, None] * slope
+    a, b = told[:, near].ravel(), v[:, near].ravel()
+    return float(1 - np.corrcoef(a, b)[0, 1] ** 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--start", type=int, default=3300, help="frame analysed first")
+    parser.add_argument("--lead", type=int, default=6)
+    args = parser.parse_args()
+    folder = args.runs / "weather"
+    store = TrajectoryStore.open(folder / "simulate" / "store")
+    deviation = store.statistics.std[0]
+    analyses = sorted(p.parent for p in folder.glob("*/analysis.nc"))
+    with open_analysis(folder / "forecast") as a:
+        print_forecast(store, a.ensemble(), args.start, args.lead, deviation)
+    lat = np.asarray(store.coords["lat"])
+    level = (len(store.channels) - 1) // 3 - 1
+    truth = store.read(args.start, args.start + 20)
+    print(f"{'truth':20s} {ageostrophic(truth, lat, level):6.3f} of v is not geostrophic")
+    for path in analyses:
+        with open_analysis(path) as a:
+            found = [ageostrophic(a.read(m)[:20], lat, level) for m in a.members[:4]]
+        print(f"{path.name:20s} {np.mean(found):6.3f}")
+
+
+def print_forecast(
+    store: TrajectoryStore, x: np.ndarray, start: int, lead: int, deviation: np.ndarray
+) -> None:
+    r"""CRPS by lead time, of members (M, L, C, h, w)."""
+    n = x.shape[1]
+    truth = store.read(start, start + n) / deviation
+    x = x / deviation
+    weights = np.cos(np.radians(np.asarray(store.coords["lat"])))[:, None]
+    weights = np.broadcast_to(weights / weights.mean(), truth.shape[1:]).ravel()
+    rng = np.random.default_rng(0)
+    times = rng.integers(int(store.statistics.count[0]), size=len(x))
+    climate = np.stack([store.read(t, t + 1)[0] for t in times]) / deviation
+    print("lead   forecast  kept analysis  climatology")
+    for k in range(n - lead, n):
+        row = [
+            (crps(e.reshape(len(e), -1), truth[k].ravel()) * weights).mean()
+            for e in (x[:, k], x[:, n - lead - 1], climate)
+        ]
+        print(f"{k - n + lead + 1:4d}  {row[0]:9.3f}  {row[1]:13.3f}  {row[2]:11.3f}")
+    print()
+
+
+if __name__ == "__main__":
+    main()
