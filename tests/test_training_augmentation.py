@@ -101,7 +101,7 @@ def test_shifted_windows_are_the_windows_elsewhere():
 
     shifted = Shifted(_Fixed(), (0, 2), seed=1)
     base = _Fixed().sample(0, 3)["x"]
-    h, w = base.shape[-2:]
+    w = base.shape[-1]
     seen = set()
     for epoch in range(60):
         x = shifted.sample(epoch, 3)["x"]
