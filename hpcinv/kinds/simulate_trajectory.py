@@ -49,6 +49,13 @@ def dynamics_of(job: Simulate) -> Any:
             f"simulator '{job.simulator}'",
             "Leave out 'trajectory'.",
         )
+    cycle = found.state.cycle
+    if job.trajectory.frames % cycle:
+        raise BadInput(
+            f"{job.trajectory.frames} frames are not whole cycles of {cycle}",
+            "trajectory.frames",
+            f"Give a multiple of {cycle}: dates go on from one trajectory to the next.",
+        )
     return found
 
 
@@ -110,6 +117,9 @@ def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
         coord_attrs={k: dict(v) for k, v in state.coord_attrs.items()},
         time=np.arange(n * length) * state.dt,
         time_units=state.time_units,
+        calendar=state.calendar,
+        mask=state.mask,
+        static=dict(state.static),
         segments=[(i * length, (i + 1) * length) for i in range(n)],
         attributes={"simulator": job.simulator, "options": job.options, "seed": job.seed},
         parts=[
@@ -157,30 +167,40 @@ def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, tota
 
 
 def _statistics(writer: Any, frames: int, state: Any) -> Any:
-    r"""Mean and deviation of the training frames, alike along the axes that say so."""
+    r"""Mean and deviation of the training frames, by the place in the cycle, alike along the
+    axes that say so."""
     import numpy as np
 
     from ..io.statistics import Statistics
 
-    count, mean, spread = 0, 0.0, 0.0
+    P = state.cycle
+    phases = np.arange(writer.length) % P  # trajectories are whole cycles
+    count = np.zeros(P)
+    mean, spread = np.zeros((2, P, *state.shape))
     for start, x in writer.blocks():
         x = x[: max(0, frames - start)].astype(np.float64)
-        if not len(x):
-            continue
-        # Chan, Golub & LeVeque (1983): means and squares of two sets make those of both.
-        m, both = x.mean(0), count + len(x)
-        spread = spread + ((x - m) ** 2).sum(0) + (m - mean) ** 2 * count * len(x) / both
-        mean, count = mean + (m - mean) * len(x) / both, both
-    same = tuple(1 + list(state.coords).index(a) for a in state.homogeneous)
+        of = phases[start : start + len(x)]
+        for p in np.unique(of):
+            new = x[of == p]
+            # Chan, Golub & LeVeque (1983): means and squares of two sets make those of both.
+            m, both = new.mean(0), count[p] + len(new)
+            spread[p] += ((new - m) ** 2).sum(0)
+            spread[p] += (m - mean[p]) ** 2 * count[p] * len(new) / both
+            mean[p] += (m - mean[p]) * len(new) / both
+            count[p] = both
+    if count.min() < 2:
+        raise BadInput(
+            f"{int(count.min())} training frames of a place in the cycle", "trajectory.training",
+            "Two or more are needed: more trajectories, or longer ones.",
+        )  # fmt: skip
+    n = count.reshape(-1, *[1] * len(state.shape))
+    same = tuple(2 + list(state.coords).index(a) for a in state.homogeneous)
     pooled = mean.mean(same, keepdims=True)
-    var = (spread / count + (mean - pooled) ** 2).mean(same, keepdims=True) * count / (count - 1)
-    mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (count + 1) / count))
-    still = [c for c, name in enumerate(state.channels) if not var[c].mean() > 0]
+    var = (spread / n + (mean - pooled) ** 2).mean(same, keepdims=True) * n / (n - 1)
+    mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (n + 1) / n))
+    still = [c for c, _ in enumerate(state.channels) if not var[:, c].mean() > 0]
     if still:
         raise BadInput(f"channel '{list(state.channels)[still[0]]}' never varies", writer.folder)
-    return Statistics(
-        mean[None].astype("f4"),
-        np.sqrt(var)[None].astype("f4"),
-        np.array([count]),
-        np.zeros(writer.length, np.int64),
-    )
+    if state.mask is not None:
+        var = np.where(state.mask, var, 1.0)
+    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count.astype(np.int64), phases)

@@ -21,6 +21,7 @@ BUILT_IN = {
     "lorenz63": "lorenz:Lorenz63",
     "lorenz96": "lorenz:Lorenz96",
     "kolmogorov": "kolmogorov:Kolmogorov",
+    "black_sea": "black_sea:BlackSea",
 }
 
 

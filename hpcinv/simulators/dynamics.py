@@ -44,6 +44,11 @@ class State:
             without a grid.
         coord_attrs: Their CF attributes; `period` where an axis closes on itself.
         homogeneous: Axes along which the statistics of the states do not change.
+        calendar: Of `time_units`.
+        cycle: Frames of a cycle, e.g. a year: statistics are of each place in it. Frame 0 of a
+            trajectory is the first of a cycle.
+        mask: Where the grid is valid, or None for everywhere; elsewhere states are 0.
+        static: Fields that do not change, by name, with the grid's shape.
     """
 
     channels: Mapping[str, str]
@@ -52,6 +57,10 @@ class State:
     coords: Mapping[str, np.ndarray] = field(default_factory=dict)
     coord_attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     homogeneous: tuple[str, ...] = ()
+    calendar: str = "standard"
+    cycle: int = 1
+    mask: np.ndarray | None = None
+    static: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, ...]:
