@@ -97,7 +97,7 @@ def collect(runs: Path, only: str | None = None) -> list[JobStatus]:
     partly = [s.slurm_job for _, sub in pending for s in sub.sent if s.step == ARRAY]
     past = dict.fromkeys([*gone, *filter(None, partly)])
     ended = account(past) if queued is not None else {}
-    rows = [_row(f, m, s, queued, ended) for f, m, s in data]
+    rows = [_row(f, m, s, queued and s.seen(queued), ended) for f, m, s in data]
     first = {
         f.name: (m["attempts"] or [{}])[0].get("started", s.sent[0].at if s.sent else 0.0)
         for f, m, s in data

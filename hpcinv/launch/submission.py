@@ -113,6 +113,14 @@ class Submission:
         if lost:
             self.save()
 
+    def seen(self, queue: Queue) -> Queue:
+        r"""The queue, where an id that was given to another job since is none of ours."""
+        mine: Queue = {}
+        for s in self.sent:
+            if s.slurm_job:
+                mine.setdefault(s.slurm_job, []).extend(s.elements(queue))
+        return queue | mine
+
     def live(self, queue: Queue) -> list[Sent]:
         return [s for s in self.sent if s.alive(queue)]
 
