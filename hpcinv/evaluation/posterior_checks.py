@@ -14,9 +14,13 @@ With samples :math:`\theta_1 \dots \theta_N` of the posterior given x, and the p
 * *TARP*: the share of samples nearer than :math:`\theta^*` to a point drawn from the prior
   (Lemos et al., 2023), in quantiles of the prior.
 
+Beside them stands a test of each observation by itself (`posterior_local`).
+
 The prior itself passes all of them. What was learnt is told by the contraction of each parameter,
 :math:`1 - \mathrm{var}_{post} / \mathrm{var}_{prior}` in quantiles of the prior, and by the gain
-:math:`\langle \log q(\theta^* \mid x) - \log p(\theta^*) \rangle` in nats.
+:math:`\langle \log q(\theta^* \mid x) - \log p(\theta^*) \rangle` in nats. Whether a parameter's
+posterior can be told from its prior at all is asked of each observation: the p-value of
+Kolmogorov and Smirnov's test of its samples against the prior.
 """
 
 from __future__ import annotations
@@ -51,10 +55,11 @@ def one_by_one(
         seed: Of the random numbers: ties between N + 1 ranks are broken by them.
 
     Returns:
-        `rank`, `quantile_mean`, `quantile_var` and `quantile_truth` (B, P); `level`, `tarp`,
-        `nll` and `gain` (B).
+        `rank`, `quantile_mean`, `quantile_var`, `quantile_truth` and `prior_p` (B, P); `level`,
+        `tarp`, `nll` and `gain` (B).
     """
     import torch
+    from scipy.stats import kstwo
 
     _, N, P = samples.shape
     ids = np.asarray(ids, np.int64)
@@ -66,6 +71,8 @@ def one_by_one(
     def place(below: np.ndarray, tie: np.ndarray) -> np.ndarray:
         return (below.sum(1) + tie) / (N + 1)
 
+    ordered, step = np.sort(q, axis=1), np.arange(N)[:, None] / N
+    far = np.maximum(ordered - step, step + 1 / N - ordered).max(1)
     near = np.square(q - point[:, None]).sum(-1) < np.square(t - point).sum(-1)[:, None]
     given = prior.log_prob(torch.from_numpy(np.asarray(truth, np.float64))).numpy()
     return {
@@ -75,6 +82,7 @@ def one_by_one(
         "quantile_mean": q.mean(1),
         "quantile_var": q.var(1, ddof=1),
         "quantile_truth": t,
+        "prior_p": kstwo.sf(far, N),
         "nll": -np.asarray(truth_density, np.float64),
         "gain": truth_density - given,
     }
@@ -114,8 +122,15 @@ def _curve(u: np.ndarray) -> list[dict[str, float]]:
     return [{"nominal": float(v), "found": float(np.mean(u <= v))} for v in LEVELS]
 
 
-def judge(found: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:
+def judge(
+    found: Mapping[str, np.ndarray], names: Sequence[str], local: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     r"""The checks of all simulations together.
+
+    Arguments:
+        found: The numbers of :func:`one_by_one`.
+        names: Of the parameters.
+        local: What `posterior_local.local_test` found, which is one check more.
 
     Returns:
         A card for people and pages. `calibrated` is False if any check fails after Holm's
@@ -125,7 +140,8 @@ def judge(found: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, An
     checks = {f"rank of {name}": found["rank"][:, k] for k, name in enumerate(names)}
     checks |= {"coverage": found["level"], "TARP": found["tarp"]}
     told = {name: uniformity(u) for name, u in checks.items()}
-    for name, p in zip(told, holm([c["p"] for c in told.values()]), strict=True):
+    raised = holm([c["p"] for c in told.values()] + ([local["p"]] if local else []))
+    for name, p in zip(told, raised, strict=False):
         told[name]["holm"] = p
         told[name]["curve"] = _curve(checks[name])
     # Of the levels: a mean above one half means regions too small.
@@ -141,13 +157,18 @@ def judge(found: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, An
             "told": "hardly" if c["high"] < LITTLE else "in part" if c["value"] < 0.5 else "well",
             "rank_shift": shift,
             "z_std": float(np.sqrt(np.mean(z[:, k] ** 2))),
+            "prior": {
+                "p": float(np.median(found["prior_p"][:, k])),
+                "apart": float(np.mean(found["prior_p"][:, k] <= 0.05)),
+            },
             **{key: told[ranks[k]][key] for key in ("distance", "p", "holm")},
         }
     return {
         "simulations": n,
         "alarm": ALARM,
         "checks": told,
-        "calibrated": all(c["holm"] > ALARM for c in told.values()),
+        **({"local": {**local, "holm": raised[-1]}} if local else {}),
+        "calibrated": all(p > ALARM for p in raised),
         "excess": excess,
         "parameters": parameters,
         "nll": mean_and_error(found["nll"]),

@@ -25,6 +25,7 @@ def posterior_report(
     pictures: Sequence[tuple[str, str, bytes]],
     about: str = "",
     row: int = 0,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
     lost: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -38,6 +39,7 @@ def posterior_report(
         pictures: Title, caption and PNG of each.
         about: A sentence or two on what was done.
         row: Which of the observations of `card["observed"]` is shown.
+        beside: Cards of other evaluations of the same parameters, by name.
         lost: Of each store of simulations, what failed and what was made again.
         provenance: How it was made.
     """
@@ -65,6 +67,8 @@ def posterior_report(
             {"name": k, **{q: f"{v[q]:.3f}" for q in ("distance", "band", "p", "holm")}}
             for k, v in checks.items()
         ],
+        beside=_beside(card, beside or {}),
+        beside_names=["here", *(beside or {})],
         fit=_fit(card, row),
         lost=lost,
         simulations=card["simulations"],
@@ -117,6 +121,10 @@ def _calibrated(card: Mapping[str, Any]) -> Finding:
     c, t = card["checks"]["coverage"], card["checks"]["TARP"]
     e = card["excess"]
     failed = [k for k, v in card["checks"].items() if v["holm"] <= card["alarm"]]
+    number, local = len(card["checks"]), card.get("local")
+    if local:
+        number += 1
+        failed += ["L-C2ST"] if local["holm"] <= card["alarm"] else []
     text = (
         f"On {card['simulations']:,} withheld simulations the coverage of credible regions "
         f"departs by at most {c['distance']:.3f} from what it should be, TARP by "
@@ -128,7 +136,12 @@ def _calibrated(card: Mapping[str, Any]) -> Finding:
             way = "small (over-confident)" if e["low"] > 0 else "large (under-confident)"
             text += f"Regions are too {way}, by {abs(e['value']):.3f} on average."
     else:
-        text += f"None of {len(card['checks'])} checks fails after Holm's correction."
+        text += f"None of {number} checks fails after Holm's correction."
+    if local:
+        text += (
+            f" Asked at each observation by itself (L-C2ST, p = {local['p']:.2f} over all), it is "
+            f"told from the truth for {local['share']:.0%} of them at 5%."
+        )
     return Finding("Does it know how wrong it can be?", "poor" if failed else "good", text)
 
 
@@ -156,8 +169,28 @@ def _rows(card: Mapping[str, Any]) -> list[dict[str, str]]:
             "contraction": f"{c['value']:.3f}", "range": f"{c['low']:.3f} to {c['high']:.3f}",
             "z": f"{v['z_std']:.2f}", "shift": f"{v['rank_shift']['value']:+.3f}",
             "distance": f"{v['distance']:.3f}", "p": f"{v['p']:.3f}", "holm": f"{v['holm']:.3f}",
+            "apart": f"{v['prior']['apart']:.0%}", "prior_p": f"{v['prior']['p']:.2f}",
         })  # fmt: skip
     return out
+
+
+def _beside(
+    card: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    r"""Of each parameter, what these data tell and what others do: deviations shrink so often."""
+    if not others:
+        return []
+
+    def said(v: Mapping[str, Any]) -> str:
+        c = min(v["contraction"]["value"], 1 - 1e-9)
+        return f"{max(1 - c, 0) ** -0.5:.1f} × ({v['prior']['apart']:.0%})"
+
+    cards = {"here": card} | dict(others)
+    return [
+        {"name": name, "cells": [said(c["parameters"][name]) for c in cards.values()]}
+        for name in card["parameters"]
+        if all(name in c["parameters"] for c in cards.values())
+    ]
 
 
 def _fit(card: Mapping[str, Any], row: int) -> list[dict[str, str]]:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 NUMBERS = 1 << 24  # of samples that a rank reads at a time
 LEAST = 100  # withheld simulations below which nothing is judged
+PAIRS = 2000  # withheld simulations at most that classifiers learn from
+LOCAL = ("local_truth", "local_drawn", "local_points")
 
 
 def run(job: Evaluate, ctx: Context) -> dict[str, str]:
     r"""Judges the samples of an `infer` job; see `Job.run`."""
     from ..evaluation.posterior_checks import combine, judge
     from ..evaluation.posterior_fit import p_values
+    from ..evaluation.posterior_local import local_test
     from ..io.atomic import digest_bytes, write_json
     from ..io.rows import Rows
 
@@ -47,7 +50,14 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
                 f"Simulate at least {LEAST}; 500 make a band of 6%.",
             )  # fmt: skip
         names = [p["name"] for p in rows.attributes["parameters"]]
-        card = judge(found, names)
+        seen = None
+        if job.observed is not None:
+            seen = Rows(ctx.inputs[job.observed])
+            if seen.attributes["simulate"] != rows.attributes["simulate"]:
+                raise BadInput("it is of another simulator or prior", job.observed)
+        ctx.progress.begin("judging it at each observation")
+        few = {k: found[k][:PAIRS] for k in ("features", *LOCAL)}
+        card = judge(found, names, local_test(few, seen and _local(seen), job.seed))
         card["units"] = [p["unit"] for p in rows.attributes["parameters"]]
         card["failed"] = int(len(rows) - n)
         if "effective" in rows.columns:
@@ -56,10 +66,7 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
                 "samples": rows.columns["samples"][0][0], "median": float(_median(e)),
             }  # fmt: skip
         card["fit"] = _false_alarms(found)
-        if job.observed is not None:
-            seen = Rows(ctx.inputs[job.observed])
-            if seen.attributes["simulate"] != rows.attributes["simulate"]:
-                raise BadInput("it is of another simulator or prior", job.observed)
+        if seen is not None:
             other = _fit(seen, 0, len(seen))
             if "predictive" in seen.columns and "predictive" in rows.columns:
                 counts = {r.columns["predictive"][0][0] for r in (seen, rows)}
@@ -75,7 +82,8 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
         ctx.say(
             f"{'calibrated' if card['calibrated'] else 'NOT calibrated'} on {n:,} withheld "
             f"simulations: coverage off by {checks['coverage']['distance']:.3f} "
-            f"(band {checks['coverage']['band']:.3f}), TARP {checks['TARP']['distance']:.3f}; "
+            f"(band {checks['coverage']['band']:.3f}), TARP {checks['TARP']['distance']:.3f}, "
+            f"L-C2ST p {card['local']['p']:.2f}; "
             f"gain {card['gain']['value']:.2f} nats"
         )
     ctx.world.barrier("scores")
@@ -85,8 +93,10 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
 def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
     r"""The numbers of observations [a, b), without those that failed."""
     import numpy as np
+    import torch
 
     from ..evaluation.posterior_checks import one_by_one
+    from ..evaluation.posterior_local import pairs
     from ..simulators.base import Parameter, Prior
 
     prior = Prior([Parameter(**p) for p in rows.attributes["parameters"]])
@@ -94,7 +104,27 @@ def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
     names = ("samples", "truth", "log_density", "truth_log_density")
     columns = [rows.read(n, a, b)[ok] for n in names]
     found = one_by_one(*columns, prior, np.flatnonzero(ok) + a, seed)
+    found |= pairs(*(prior.quantile(torch.from_numpy(np.float64(c))).numpy() for c in columns[:2]))
     return found | {k: v[ok] for k, v in _fit(rows, a, b).items()}
+
+
+def _local(rows: Any) -> dict[str, Any]:
+    r"""Observations whose parameters nobody knows, for the local test."""
+    import numpy as np
+    import torch
+
+    from ..evaluation.posterior_checks import combine
+    from ..evaluation.posterior_local import pairs
+    from ..simulators.base import Parameter, Prior
+
+    prior = Prior([Parameter(**p) for p in rows.attributes["parameters"]])
+    step = max(1, NUMBERS // rows.columns["samples"][0][0])
+    found = []
+    for a in range(0, len(rows), step):
+        drawn = np.float64(rows.read("samples", a, min(a + step, len(rows))))
+        nobody = np.full((len(drawn), len(prior)), np.nan)
+        found.append(pairs(prior.quantile(torch.from_numpy(drawn)).numpy(), nobody))
+    return combine(found) | {"features": rows.read("features")}
 
 
 def _fit(rows: Any, a: int, b: int) -> dict[str, Any]:

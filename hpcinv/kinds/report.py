@@ -32,6 +32,9 @@ class Report(Job):
     simulations: Annotated[list[str], Ref("simulations")] = Field(
         [], description="whose failures are told, and what was made again"
     )
+    beside: Annotated[list[str], Ref("scores")] = Field(
+        [], description="evaluations of the same parameters from other data"
+    )
     observations: Annotated[str | None, Ref("observations")] = None
     channels: list[str] | None = Field(
         None, min_length=1, description="channels on the maps; default: the first few"
@@ -46,8 +49,9 @@ class Report(Job):
             missing = [k for k, v in fields.items() if v is None]
             if missing:
                 raise ValueError(f"'{missing[0]}' is missing (or give 'samples' of a posterior)")
-            if self.simulations:
-                raise ValueError("'simulations' goes with 'samples'")
+            for key in ("simulations", "beside"):
+                if getattr(self, key):
+                    raise ValueError(f"'{key}' goes with 'samples'")
         else:
             fields |= {"observations": self.observations, "channels": self.channels}
             given = [k for k, v in fields.items() if v is not None]

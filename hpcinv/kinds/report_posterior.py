@@ -62,6 +62,9 @@ def run(job: Report, ctx: Context) -> dict[str, str]:
         facts=facts,
         pictures=[(name, said, png) for name, said, png in pictures],
         row=job.shown,
+        beside={
+            name: json.loads((ctx.inputs[name] / "scores.json").read_text()) for name in job.beside
+        },
         lost=[_lost(ctx, name) for name in job.simulations],
         provenance=provenance(ctx),
     )

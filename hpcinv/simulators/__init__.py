@@ -22,6 +22,7 @@ BUILT_IN = {
     "lorenz96": "lorenz:Lorenz96",
     "kolmogorov": "kolmogorov:Kolmogorov",
     "black_sea": "black_sea:BlackSea",
+    "kolmogorov-parameters": "flow_parameters:FlowParameters",
 }
 
 

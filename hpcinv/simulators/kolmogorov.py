@@ -41,7 +41,8 @@ class Kolmogorov:
 
     Arguments:
         size: The number N of points along a side, even; 32 to 256 are usual.
-        reynolds: Re, the inverse of the viscosity.
+        reynolds: Re, the inverse of the viscosity; this, `amplitude` and `density` are numbers,
+            or a number for each of the n flows with shape (n).
         amplitude: A of the forcing.
         wavenumber: k of the forcing, inside the dealiased range.
         drag: mu.
@@ -57,11 +58,11 @@ class Kolmogorov:
     def __init__(
         self,
         size: int = 64,
-        reynolds: float = 200.0,
-        amplitude: float = 1.0,
+        reynolds: float | Tensor = 200.0,
+        amplitude: float | Tensor = 1.0,
         wavenumber: int = 4,
         drag: float = 0.1,
-        density: float = 1.0,
+        density: float | Tensor = 1.0,
         pressure: bool = False,
         dt: float = 0.2,
         substeps: int | None = None,
@@ -77,10 +78,11 @@ class Kolmogorov:
                 f"At most {(size - 1) // 3}, or more points.",
             )  # fmt: skip
         for name, value in (("reynolds", reynolds), ("density", density), ("dt", dt)):
-            if not value > 0:
+            if not torch.as_tensor(value).gt(0).all():
                 raise BadInput(f"'{name}' is {value}", where, "It must be positive.")
-        self.size, self.viscosity, self.amplitude = size, 1 / reynolds, amplitude
-        self.wavenumber, self.drag, self.density = wavenumber, drag, density
+        self.size, self.wavenumber, self.drag = size, wavenumber, drag
+        self.viscosity, self.amplitude = 1 / _each(reynolds), _each(amplitude)
+        self.density = _each(density)
         self.pressure, self.spin_up = pressure, spin_up
         self.substeps = substeps or max(1, math.ceil(dt * fastest * 2 * size / TWO_PI))
         axis = np.arange(size) * TWO_PI / size
@@ -133,8 +135,8 @@ class Kolmogorov:
     @cached_property
     def _force(self) -> Tensor:
         y = torch.arange(self.size, dtype=torch.float64) * TWO_PI / self.size
-        curl = -self.amplitude * self.wavenumber * torch.cos(self.wavenumber * y)
-        return torch.fft.rfft2(curl[:, None].expand(self.size, self.size))
+        curl = -self.wavenumber * torch.cos(self.wavenumber * y)
+        return self.amplitude * torch.fft.rfft2(curl[:, None].expand(self.size, self.size))
 
     def _advance(self, w: Tensor, mean: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         h = self.state.dt / self.substeps
@@ -200,3 +202,8 @@ class Kolmogorov:
         r"""The next frame. What is not solenoidal, or beyond the dealiased range, is left out."""
         mean = x[:, :2].double().mean((2, 3))
         return self._state(*self._advance(self._curl(x), mean, self.substeps))
+
+
+def _each(value: float | Tensor) -> float | Tensor:
+    r"""A number, or one of each flow (n) in a shape (n, 1, 1) that goes with fields."""
+    return value.double()[:, None, None] if isinstance(value, Tensor) else value
