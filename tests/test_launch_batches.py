@@ -9,6 +9,7 @@ import pytest
 from tiny_study import make
 
 from hpcinv.errors import BadInput
+from hpcinv.kinds.prepare import input_digests, prepare
 from hpcinv.kinds.study import load
 from hpcinv.launch import send as sending
 from hpcinv.launch.batches import ARRAY, JOIN, Batch, cut, expand, spec
@@ -195,6 +196,20 @@ class Slurm:
             'echo "Submitted batch job $n"',
         )
 
+    def listing(self):
+        """sbatch writes down what each job waits for; an array has four elements."""
+        f = self.folder
+        for tool in ("sinfo", "srun"):
+            self.tool(tool, "true")
+        self.tool("scancel", f'for id; do sed -i "s/^$id|PENDING/$id|CANCELLED/" {f}/queue; done')
+        self.tool(
+            "sbatch",
+            f"touch {f}/queue; n=$(($(wc -l <{f}/queue) + 1)); after=-\n"
+            "for a; do case $a in --comment=*) key=${a#*=};; --dep*) after=${a#*=};; esac; done\n"
+            f'echo "$n|PENDING|None||N/A|[0-3]|$key" >>{f}/queue\necho "$n $after" >>{f}/sent\n'
+            'echo "Submitted batch job $n"',
+        )
+
     @property
     def jobs(self):
         return len((self.folder / "queue").read_text().splitlines())
@@ -248,15 +263,7 @@ def test_a_command_that_died_before_the_answer_finds_its_job(slurm, tmp_path):
 
 def test_an_array_follows_another_that_is_cut_alike(slurm, study, tmp_path):
     f = slurm.folder
-    for tool in ("sinfo", "srun"):
-        slurm.tool(tool, "true")
-    slurm.tool(
-        "sbatch",
-        f"touch {f}/queue; n=$(($(wc -l <{f}/queue) + 1)); after=-\n"
-        "for a; do case $a in --comment=*) key=${a#*=};; --depend*) after=${a#*=};; esac; done\n"
-        f'echo "$n|PENDING|None||N/A|[0-3]|$key" >>{f}/queue\necho "$n $after" >>{f}/sent\n'
-        'echo "Submitted batch job $n"',
-    )
+    slurm.listing()
     site = Profile(name="x", max_array=1001)
     over = {job: f"{job}.resources.array={{over: dates, tasks: 4" for job in ("observe", "oi")}
     alike = [f"{over['observe']}}}", f"{over['oi']}}}"]
@@ -280,6 +287,46 @@ def test_an_array_follows_another_that_is_cut_alike(slurm, study, tmp_path):
         text = (tmp_path / f"s{i}" / "submit.sh").read_text()
         assert ("--dependency=afterok:$j1,aftercorr:$j2_0" in text) == ("corr" in arrays)
         assert ("--dependency=afterok:$j3_0:$j2 " in text) == ("corr" in arrays)
+
+
+def test_what_waits_for_a_job_that_is_sent_again_is_sent_again_whole(slurm, study, tmp_path):
+    f = slurm.folder
+    slurm.listing()
+    s = load(study, None, ["oi.resources.array={over: members, tasks: 4}"])
+    submit_study(s, tmp_path / "runs", Profile(name="x", max_array=1001))
+    subprocess.run([f / "scancel", "2"])  # somebody cancels observe; oi and its join wait
+    (f / "sent").unlink()
+    submit_study(s, tmp_path / "runs", Profile(name="x", max_array=1001))
+    sent = dict(line.split() for line in (f / "sent").read_text().splitlines())
+    assert sent == {"6": "afterok:1", "7": "afterok:1:6", "8": "afterok:7", "9": "afterok:1:8"}
+    alive = [r.split("|")[0] for r in (f / "queue").read_text().splitlines() if "PENDING" in r]
+    assert alive == ["1", "6", "7", "8", "9"]
+
+
+def test_only_the_parts_that_are_drawn_again_are_followed(slurm, study, tmp_path):
+    """Of two arrays cut alike, task 2 of the first has failed; the second's was cancelled."""
+    slurm.listing()
+    over = [f"{job}.resources.array={{over: dates, tasks: 4}}" for job in ("observe", "oi")]
+    s = load(study, None, over)
+    s.check()
+    runs = tmp_path / "runs"
+    prepared = {name: prepare(s, runs, name) for name in s.jobs}
+    source = input_digests({}, s.jobs["import"])
+    prepared["import"].start(1, source)
+    prepared["import"].end("complete", outputs={}, digest="d")
+    for k in range(4):
+        part, mine = (prepared[name].of_task(k) for name in ("observe", "oi"))
+        part.start(1, {"import": "d"})
+        part.end("failed" if k == 2 else "complete", digest=f"d{k}")
+        if k != 2:
+            mine.start(1, {"import": "d", "observe": f"d{k}"})
+            mine.end("complete", digest="e")
+    # A task that was made of something else is made again, after the join: its part is there.
+    prepared["oi"].of_task(1).mark(inputs={"import": "d", "observe": "another"})
+    submit_study(s, runs, Profile(name="x", max_array=1001))
+    subs = {n: Submission.of(RunFolder(runs / "tiny" / n)) for n in ("observe", "oi")}
+    tasks = {n: [b.indices for b in sub.sent] for n, sub in subs.items()}
+    assert tasks == {"observe": ["2", ""], "oi": ["1-2", ""]}
 
 
 def test_what_a_killed_controller_has_forgotten_is_sent_again(slurm, study, tmp_path):

@@ -144,6 +144,7 @@ def test_tasks_follow_the_tasks_of_the_array_before(cluster, tmp_path):
     assert causes["tiny/observe"] == "memory of the host"
     assert causes["tiny/oi"] == "unmet dependency"
     hpcinv("retry", "tiny")
+    assert [b["indices"] for b in hpcinv.submission()["sent"]][2:] == ["2", ""]
     hpcinv.until(lambda: {r["state"] for r in hpcinv.json("status", "tiny")} == {"complete"})
     assert hpcinv.manifest()["outputs"] == hpcinv.whole()
     assert [len(hpcinv.attempts(k)) for k in range(4)] == [1, 1, 1, 1]

@@ -43,11 +43,19 @@ def input_folders(study: Study, runs: Path, name: str) -> dict[str, Path]:
 
 def cut_alike(folders: dict[str, Path], job: Job) -> dict[str, Path]:
     r"""Run folders of the inputs of which each task needs only the part of the same number."""
+    found: dict[str, Path] = {}
     if job.resources.array is None:
-        return {}
-    files = {ref: path / "job.yaml" for ref, path in folders.items()}
-    made = {ref: load_resolved(file) for ref, file in files.items() if file.exists()}
-    return {ref: folders[ref] for ref, other in made.items() if alike(job, ref, other)}
+        return found
+    for ref, path in folders.items():
+        if not (path / "job.yaml").exists():
+            continue
+        try:
+            other = load_resolved(path / "job.yaml")
+        except BadInput:  # of another version: its joined result is read
+            continue
+        if alike(job, ref, other):
+            found[ref] = path
+    return found
 
 
 def input_digests(folders: dict[str, Path], job: Job, patience: float = 0.0) -> dict[str, Any]:

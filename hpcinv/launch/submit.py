@@ -172,6 +172,9 @@ class Delivery:
         live = sub.live(known)
         if stale and live:
             cancel(s.slurm_job for s in live)
+            gone = {s.slurm_job for s in live}
+            known = {id_: of for id_, of in known.items() if id_ not in gone}
+            self.given.pop(name, None)
             live = []
         ready = not after and self._complete(name)
         if ready:
@@ -182,7 +185,7 @@ class Delivery:
             folder = self.prepare(name)
             sub = Submission(folder)
         given = self.given.setdefault(name, set())
-        todo = self._todo(name, folder, after, sub.covered(known) | given)
+        todo = self._todo(name, folder, parents, known)
         joins = [s for s in live if s.step != ARRAY]
         if joins and not todo:
             ids[name] = joins[-1].slurm_job
@@ -270,26 +273,40 @@ class Delivery:
             return out, 0
         return out, room
 
-    def _todo(self, name: str, folder: RunFolder, after: list[str], busy: set[int]) -> list[int]:
-        r"""Tasks of an array that are neither complete nor in the queue."""
-        array = self.study.jobs[name].resources.array
+    def _todo(self, name: str, folder: RunFolder, parents: list[str], known: Queue) -> list[int]:
+        r"""Tasks of an array that are neither complete nor in the queue.
+
+        Arguments:
+            parents: The jobs it reads from that are in the queue.
+        """
+        job = self.study.jobs[name]
+        array = job.resources.array
         if array is None:
             return []
         done = {k for k, (state, _) in states(folder.path).items() if state == "complete"}
-        if done and not after:
-            # Parts made of other inputs are made again. While a parent runs, nobody knows: then
-            # each task looks for itself.
-            job, sources = self.study.jobs[name], input_folders(self.study, self.runs, name)
-            inputs, same = input_digests(sources, job), cut_alike(sources, job)
+        sources = input_folders(self.study, self.runs, name)
+        same = cut_alike(sources, job)
+        if not all(p in same for p in parents):
+            done = set()  # nobody knows yet what they will read: each task looks for itself
+        if done:
+            # Parts made of other inputs are made again.
+            rest = {ref: path for ref, path in sources.items() if ref not in parents}
+            inputs = input_digests(rest, job)
+            moving = {k for p in parents for k in self._moving(p, known)}
             for k in list(done):
-                if complete(folder.of_task(k), inputs_of_task(inputs, same, k)):
+                mine = inputs_of_task(inputs, same, k)
+                if k not in moving and complete(folder.of_task(k), mine):
                     continue
                 done.remove(k)
                 if not folder.of_task(k).exists:  # somebody has deleted it
                     forget(folder.path, k)
-        elif after:
-            done = set()
+        busy = self._moving(name, known)
         return [k for k in range(array.tasks) if k not in done and k not in busy]
+
+    def _moving(self, name: str, known: Queue) -> set[int]:
+        r"""Tasks of an array that are in the queue, or have been sent just now."""
+        sub = Submission.of(place(self.study, self.runs, name))
+        return sub.covered(known) | self.given.get(name, set())
 
     def _complete(self, name: str) -> bool:
         try:
