@@ -46,4 +46,3 @@ def test_density_equals_its_prior_without_gauges_and_is_known_with_them(tmp_path
     assert blind["prior"]["p"] > 0.05 and blind["prior"]["apart"] < 0.15
     assert abs(blind["contraction"]["value"]) < 0.02
     assert (1 - seeing["contraction"]["value"]) ** -0.5 >= 5
-    assert all(card["calibrated"] for card in cards.values())
