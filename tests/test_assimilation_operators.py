@@ -146,8 +146,6 @@ def test_the_transform_filter_takes_correlated_errors(store):  # noqa: F811
         E.reshape(6, -1), HE, table.value[rows], lambda v: np.linalg.solve(R, v.T).T
     )
     assert np.abs(x - want).max() < 1e-9
-    with pytest.raises(BadInput, match="takes errors as uncorrelated"):
-        build(baselines_config.OI(), p)
     with pytest.raises(BadInput, match="unknown variable 'w'"):
         errors.ErrorCovariance(table, Errors(factor={"w": 2}))
 

@@ -107,14 +107,15 @@ class Problem:
 
     def standardised_observations(self, frame: int) -> tuple[np.ndarray, ...]:
         r"""Channel, point, standardised value and standardised σ of one frame's observations."""
-        at = self._rows[frame]
+        at = self.rows[frame]
         t = self.table
         c, i = t.channel[at], t.point[at]
         mean, std = self.statistics.at(np.full(len(at), self.analysed[0] + frame), c, i)
         return c, i, (t.value[at] - mean) / std, np.sqrt(self.R.variance[at]) / std
 
     @cached_property
-    def _rows(self) -> list[np.ndarray]:
+    def rows(self) -> list[np.ndarray]:
+        r"""Rows of the table by analysed frame."""
         return [np.flatnonzero(self.table.frame == k) for k in range(self.length)]
 
 
@@ -147,11 +148,6 @@ def build(config: Any, problem: Problem) -> Baseline:
         from .baselines_ensemble import EnsembleKalman
 
         return EnsembleKalman(problem, config)
-    if not problem.R.diagonal:
-        raise BadInput(
-            "optimal interpolation takes errors as uncorrelated", "errors: length_km",
-            "Use method: etkf, enks or diffusion, or leave it out.",
-        )  # fmt: skip
     if not problem.table.plain:
         raise BadInput(
             "optimal interpolation sees grid points; these observations are interpolated or "

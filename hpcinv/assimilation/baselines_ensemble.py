@@ -43,12 +43,6 @@ class EnsembleKalman(Resampled):
             raise BadInput(f"{len(problem.members)} member is no ensemble", "members")
         if config.method == "letkf" and config.length_km is None:
             raise BadInput("letkf without a length", "ensemble: length_km", "Give it in km.")
-        if not problem.R.diagonal and (config.length_km is not None or config.method == "enkf"):
-            raise BadInput(
-                "a localised or stochastic filter takes errors as uncorrelated",
-                "errors: length_km",
-                "Use etkf or enks without a length, or diffusion; or leave it out.",
-            )
         self.config = config
         self.operator = Operator(problem.table, problem.store, problem.analysed[0])
         self.model = None
@@ -155,6 +149,7 @@ class EnsembleKalman(Resampled):
         if c.inflation != 1.0 and self.model is None:
             HE = ensemble.inflate(HE, c.inflation)
         y, R = t.value[rows], p.R.variance[rows]
+        inverse = R if p.R.diagonal else lambda v: p.R.solve(v, rows)
         M = len(E)
         flat = E.reshape(M, -1)
         near = np.ones(len(rows))
@@ -162,21 +157,23 @@ class EnsembleKalman(Resampled):
             lags = p.length if c.lags is None else c.lags
             near = bartlett(np.abs(t.frame[rows] - k) + apart, lags)
         if c.method == "enkf":
-            e = np.sqrt(R) * self._perturbations(t.frame[rows])
+            e = p.R.draw(self._perturbations(t.frame[rows]), rows)
             if self.where is None:
-                return ensemble.enkf(flat, HE, y, R, e).reshape(E.shape)
+                return ensemble.enkf(flat, HE, y, inverse, e).reshape(E.shape)
             place = self.where[t.point[rows]]
             rho = (np.tile(self._taper(self.where, place), (E.shape[1], 1)),
                    self._taper(place, place))  # fmt: skip
-            return ensemble.enkf(flat, HE, y, R, e, rho).reshape(E.shape)
+            add = R if p.R.diagonal else lambda S: p.R.add(S, rows)
+            return ensemble.enkf(flat, HE, y, add, e, rho).reshape(E.shape)
         if self.where is None:
             turn = self._turn(k)
-            inverse = R if p.R.diagonal else lambda v: p.R.solve(v, rows)
             return ensemble.etkf(flat, HE, y, inverse, turn).reshape(E.shape)
         place = self.where[t.point[rows]]
+        some = lambda v, at, more: p.R.solve_some(v, rows[at], more)  # noqa: E731
         x = ensemble.letkf(
             E.reshape(M, E.shape[1], -1), HE, y, R,
             lambda a, b: self._taper(self.where[a:b], place) * near,
+            solve=None if p.R.diagonal else some,
         ).reshape(E.shape)  # fmt: skip
         turn = self._turn(k)
         if turn is None:

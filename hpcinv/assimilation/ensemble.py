@@ -8,10 +8,13 @@ Members are rows. With the ensemble :math:`E = \bar x + X`, its observed image
 * `etkf` moves the mean by :math:`K (y - \bar y)` and turns the anomalies with the symmetric
   square root :math:`T = (I + Y R^{-1} Y^T / (M - 1))^{-1/2}` (Bishop et al. 2001; Hunt, Kostelich
   & Szunyogh 2007). Given the same ensemble it is the ESTKF (Nerger et al. 2012);
-* `letkf` does the same at every point of the state, with :math:`R^{-1}` tapered by distance.
+* `letkf` does the same at every point of the state, with R inflated by distance: weights
+  :math:`\rho` add the independent variance :math:`R_{ii} (1 / \rho_i - 1)`, which is
+  :math:`R_{ii} / \rho_i` where errors are uncorrelated, and leaves a row out at zero.
 
 A whole trajectory flattened into the state makes each of them an ensemble smoother (Evensen &
-van Leeuwen 2000); all that is asked of R is its diagonal or a product with its inverse.
+van Leeuwen 2000); all that is asked of R is its diagonal or a product with its inverse, and its
+own matrix only where the covariance of the observations is one anyway (a localised `enkf`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from collections.abc import Callable
 import numpy as np
 
 Solve = Callable[[np.ndarray], np.ndarray]
+LocalSolve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def inflate(E: np.ndarray, factor: float) -> np.ndarray:
@@ -49,7 +53,7 @@ def enkf(
     E: np.ndarray,
     HE: np.ndarray,
     y: np.ndarray,
-    variance: np.ndarray,
+    variance: np.ndarray | Solve,
     perturbations: np.ndarray,
     taper: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
@@ -59,7 +63,9 @@ def enkf(
         E: Forecast, with shape :math:`(M, n)`.
         HE: Its observed image, with shape :math:`(M, D)`.
         y: Observations, with shape :math:`(D)`.
-        variance: Diagonal of R, with shape :math:`(D)`.
+        variance: Diagonal of R, with shape :math:`(D)`; or, of correlated errors, a function
+            that applies :math:`R^{-1}` to rows :math:`(k, D)` (with a taper one that adds R to
+            a matrix :math:`(D, D)`, in place).
         perturbations: Draws of :math:`N(0, R)`, with shape :math:`(M, D)`; their mean is removed.
         taper: Localisation of state–observation and observation–observation covariances, with
             shapes :math:`(n, D)` and :math:`(D, D)`; none by default.
@@ -71,16 +77,21 @@ def enkf(
     X, Y = E - E.mean(0), HE - HE.mean(0)
     e = perturbations - perturbations.mean(0)
     d = y + e - HE
-    if taper is None and M < len(y):  # the inverse in the space of the members (Woodbury)
-        W = Y / variance
+    correlated = callable(variance)
+    if taper is None and (M < len(y) or correlated):
+        # The inverse in the space of the members (Woodbury).
+        W = variance(Y) if correlated else Y / variance
         A = (M - 1) * np.eye(M) + W @ Y.T
-        w = (d / variance) @ Y.T
+        w = d @ W.T
         return E + np.linalg.solve(A, w.T).T @ X
     S = Y.T @ Y / (M - 1)
     C = X.T @ Y / (M - 1)
     if taper is not None:
         C, S = C * taper[0], S * taper[1]
-    S[np.diag_indices_from(S)] += variance
+    if correlated:
+        variance(S)
+    else:
+        S[np.diag_indices_from(S)] += variance
     return E + np.linalg.solve(S, d.T).T @ C.T
 
 
@@ -127,6 +138,7 @@ def letkf(
     variance: np.ndarray,
     taper: Callable[[int, int], np.ndarray],
     block: int = 2048,
+    solve: LocalSolve | None = None,
 ) -> np.ndarray:
     r"""The local ensemble transform Kalman filter: one ETKF at each point.
 
@@ -134,8 +146,10 @@ def letkf(
         E: Forecast, with shape :math:`(M, C, P)`, P points of C channels.
         HE, y, variance: As in `enkf`.
         taper: Weights of the observations at points [start, stop), with shape
-            :math:`(stop - start, D)`; they multiply :math:`R^{-1}`.
+            :math:`(stop - start, D)`, see the module.
         block: Points treated at once.
+        solve: Of correlated errors: :math:`(R + m)^{-1}` of rows v :math:`(k, d)`, d indices of
+            observations and their additional variance m as arguments; asked at each point.
 
     Returns:
         The analysis, with shape :math:`(M, C, P)`.
@@ -143,18 +157,31 @@ def letkf(
     M, _, P = E.shape
     Y = HE - HE.mean(0)
     d = y - HE.mean(0)
-    pairs = ((Y / variance)[:, None] * Y[None]).reshape(M * M, -1)
-    innovation = (Y / variance) * d
+    both = np.concatenate([Y, d[None]])
+
+    def told(rho: np.ndarray) -> np.ndarray:
+        r"""Y R⁻¹ (Y, d)ᵀ at each point, (points, M, M + 1)."""
+        if solve is None:
+            pairs = ((Y / variance)[:, None] * both[None]).reshape(M * (M + 1), -1)
+            return (rho @ pairs.T).reshape(-1, M, M + 1)
+        out = np.zeros((len(rho), M, M + 1))
+        for p, weight in enumerate(rho):
+            at = np.flatnonzero(weight > 0)
+            if len(at):
+                more = variance[at] * (1 / weight[at] - 1)
+                out[p] = solve(Y[:, at], at, more) @ both[:, at].T
+        return out
+
     mean = E.mean(0)
     X = E - mean
     out = np.empty_like(E)
     for a in range(0, P, block):
         b = min(a + block, P)
-        rho = taper(a, b)
-        s, V = np.linalg.eigh((rho @ pairs.T).reshape(-1, M, M) / (M - 1))
+        seen = told(taper(a, b))
+        s, V = np.linalg.eigh(seen[..., :M] / (M - 1))
         s = 1 + np.maximum(s, 0)
         Vt = V.transpose(0, 2, 1)
-        w = np.einsum("pij,pj->pi", Vt, rho @ innovation.T) / (s * (M - 1))
+        w = np.einsum("pij,pj->pi", Vt, seen[..., M]) / (s * (M - 1))
         w = np.einsum("pij,pj->pi", V, w)
         W = (V / np.sqrt(s)[:, None]) @ Vt + w[:, None]  # (points, member, anomaly)
         out[..., a:b] = mean[:, a:b] + np.einsum("pij,jcp->icp", W, X[..., a:b])

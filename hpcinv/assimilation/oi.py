@@ -10,8 +10,10 @@ with the variance the EOFs leave at each point. With :math:`y = H x + e`,
           \bar r = \rho H^T (R + H \rho)^{-1} (y - H_B^T \bar a),
 
 the exact Kalman mean (Daley, Atmospheric Data Analysis, 1991, chapter 4, in the space of the
-EOFs). Members are drawn by perturbing: the same formula applied to y + e − H x for a prior draw
-(x, e), added to x, is an exact posterior sample. Frames are analysed one by one.
+EOFs). Of correlated errors the same mean comes from the space of the observations, where
+:math:`H (B^T B + \rho) H^T + R` is solved by conjugate gradients. Members are drawn by
+perturbing: the same formula applied to y + e − H x for a prior draw (x, e), added to x, is an
+exact posterior sample. Frames are analysed one by one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ __all__ = ["EOFInterpolation"]
 import numpy as np
 
 from ..errors import BadInput
+from ..observations.krylov import conjugate_gradients
 from .baselines import Problem
 
 
@@ -60,6 +63,25 @@ class EOFInterpolation:
         x[:, at] += r
         return x if prior is None else prior + x
 
+    def _correlated(
+        self, frame: int, d: np.ndarray, at: np.ndarray, std: np.ndarray
+    ) -> np.ndarray:
+        r"""P_x Hᵀ (H P_x Hᵀ + R)⁻¹ d, (m, n), through products with R."""
+        p, H = self.problem, self.B[:, at]
+        rows = p.rows[frame]
+        unique, inverse = np.unique(at, return_inverse=True)
+        residual = lambda v: _summed(v, inverse, len(unique)) * self.rho[unique]  # noqa: E731
+
+        def product(v: np.ndarray) -> np.ndarray:
+            seen = v @ H.T @ H + residual(v)[:, inverse]
+            return seen + p.R.apply(v / std, rows) / std
+
+        diagonal = (H**2).sum(0) + self.rho[at] + p.R.variance[rows] / std**2
+        v = conjugate_gradients(product, diagonal, d)
+        x = v @ H.T @ self.B
+        x[:, unique] += residual(v)
+        return x
+
     def _observations(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         c, i, y, s = self.problem.standardised_observations(frame)
         at = c * self.points + i
@@ -70,11 +92,21 @@ class EOFInterpolation:
         w = np.bincount(inverse, 1 / s**2)
         return unique, np.bincount(inverse, y / s**2) / w, 1 / w
 
+    def _each(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        r"""Places, values and deviations of the state of one frame's rows, none pooled."""
+        c, i, y, s = self.problem.standardised_observations(frame)
+        std = np.sqrt(self.problem.R.variance[self.problem.rows[frame]]) / s
+        return c * self.points + i, y, std
+
     def mean(self, start: int, stop: int) -> np.ndarray:
         z = []
         for k in range(start, stop):
-            _, y, _ = self._observations(k)
-            z.append(self._update(k, y[None], None)[0])
+            if self.problem.R.diagonal:
+                _, y, _ = self._observations(k)
+                z.append(self._update(k, y[None], None)[0])
+            else:
+                at, y, std = self._each(k)
+                z.append(self._correlated(k, y[None], at, std)[0])
         return self._physical(np.stack(z), start, stop)
 
     def draw(self, start: int, stop: int) -> np.ndarray:
@@ -83,17 +115,28 @@ class EOFInterpolation:
         p = self.problem
         z = np.empty((len(p.members), stop - start, self.B.shape[1]), np.float32)
         for k in range(start, stop):
-            at, y, R = self._observations(k)
-            x, d = [], []
+            at, y, R = self._observations(k) if p.R.diagonal else self._each(k)
+            x, white = [], []
             for m in p.members:
                 rng = generator(p.seed, "oi", m, p.analysed[0] + k)
-                white = rng.standard_normal(self.B.shape[1])
-                draw = rng.standard_normal(len(self.B)) @ self.B + np.sqrt(self.rho) * white
-                x.append(draw)
-                d.append(y + np.sqrt(R) * rng.standard_normal(len(y)) - draw[at])
-            z[:, k - start] = self._update(k, np.stack(d), np.stack(x))
+                r = rng.standard_normal(self.B.shape[1])
+                x.append(rng.standard_normal(len(self.B)) @ self.B + np.sqrt(self.rho) * r)
+                white.append(rng.standard_normal(len(y)))
+            x, white = np.stack(x), np.stack(white)
+            if p.R.diagonal:
+                z[:, k - start] = self._update(k, y + np.sqrt(R) * white - x[:, at], x)
+            else:
+                e = p.R.draw(white, p.rows[k]) / R
+                z[:, k - start] = x + self._correlated(k, y + e - x[:, at], at, R)
         return self._physical(z, start, stop)
 
     def _physical(self, z: np.ndarray, start: int, stop: int) -> np.ndarray:
         shape = (*z.shape[:-1], *self.problem.shape)
         return self.problem.physical(z.reshape(shape).astype(np.float32), start, stop)
+
+
+def _summed(v: np.ndarray, inverse: np.ndarray, number: int) -> np.ndarray:
+    r"""Columns of one place added up, (m, number)."""
+    out = np.zeros((len(v), number))
+    np.add.at(out, (slice(None), inverse), v)
+    return out

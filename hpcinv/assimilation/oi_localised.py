@@ -37,7 +37,8 @@ class LocalisedInterpolation:
     r"""See the module.
 
     Memory: the training anomalies (N × C × grid), the taper's factor (grid × rank), the members
-    of 2 `lags` + 1 frames, and a square matrix of the observations of as many frames.
+    of 2 `lags` + 1 frames, and a square matrix of the observations of as many frames, to which
+    the blocks of R are added.
 
     Arguments:
         problem: See `Problem`.
@@ -74,11 +75,13 @@ class LocalisedInterpolation:
         r"""Observations that count for a frame, their anomalies rolled to a common origin."""
         p = self.problem
         lo, hi = max(0, frame - self.lags), min(p.length, frame + self.lags + 1)
-        parts: dict[str, list] = {k: [] for k in ("t", "c", "i", "y", "s", "M")}
+        parts: dict[str, list] = {k: [] for k in ("t", "c", "i", "y", "std", "M", "rows")}
         for t in range(lo, hi):
             c, i, y, s = p.standardised_observations(t)
             M = np.roll(self.Z[:, c, i], -t, axis=0).T
-            for key, column in zip(parts, (np.full(len(c), t), c, i, y, s, M), strict=True):
+            std = np.sqrt(p.R.variance[p.rows[t]]) / s
+            columns = np.full(len(c), t), c, i, y, std, M, p.rows[t]
+            for key, column in zip(parts, columns, strict=True):
                 parts[key].append(column)
         return {k: np.concatenate(v) for k, v in parts.items()}
 
@@ -91,7 +94,7 @@ class LocalisedInterpolation:
         rho = self.F[o["i"]] @ self.F[o["i"]].T
         tau = bartlett(o["t"][:, None] - o["t"][None], self.lags)
         S = (o["M"] @ o["M"].T * rho).astype(np.float64) * tau
-        S[np.diag_indices_from(S)] += o["s"] ** 2
+        self.problem.R.add(S, o["rows"], o["std"])
         alpha = cho_solve(cho_factor(S, lower=True, overwrite_a=True), departures.T)
         # Rows of one point share the taper: its columns are formed once.
         points, inverse = np.unique(o["i"], return_inverse=True)
@@ -127,7 +130,7 @@ class LocalisedInterpolation:
             for t in np.unique(o["t"]):
                 at = o["t"] == t
                 rng = generator(p.seed, "oi perturbation", m, p.analysed[0] + int(t))
-                e = o["s"][at] * rng.standard_normal(int(at.sum()))
+                e = p.R.draw(rng.standard_normal(int(at.sum())), o["rows"][at]) / o["std"][at]
                 row.append(self._prior(m, int(t))[o["c"][at], o["i"][at]] - e)
             rows.append(np.concatenate(row))
         return np.stack(rows)

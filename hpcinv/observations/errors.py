@@ -6,8 +6,9 @@ r"""Error models: the covariance R of a table's rows beyond their own σ.
 for rows of one frame and of variables u, v: a share λ of the error's variance is correlated, in
 space over L (without L: at one place), between variables by ρ (one of a variable with itself); q
 is an error of representativeness. R is block diagonal, by frame and by variables that know of each
-other; a small block is kept, of a larger one products are formed piece by piece and the inverse is
-applied by conjugate gradients with the diagonal as preconditioner.
+other; a small block is kept, of a larger one products are formed piece by piece, the inverse is
+applied by conjugate gradients with the diagonal as preconditioner, and draws are made by Lanczos'
+square root (Chow & Saad 2014, doi:10.1137/130920587).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..errors import BadInput, nearest
 from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
+from .krylov import conjugate_gradients, lanczos_root
 from .table import ObservationTable
 
 DENSE = 1500  # rows of a block that is kept
@@ -86,9 +88,10 @@ class ErrorCovariance:
         same = rows[:, None] == columns
         return np.where(same, self.variance[rows][:, None], R)
 
-    def _each(self, rows: np.ndarray, v: np.ndarray, solve: bool) -> np.ndarray:
+    def _each(self, rows: np.ndarray, v: np.ndarray, what: str) -> np.ndarray:
+        r"""`apply`, `solve` or `draw`, block by block."""
         if self.diagonal:
-            return v / self.variance[rows] if solve else v * self.variance[rows]
+            return _alone(self.variance[rows], v, what)
         out = np.empty_like(v, dtype=np.float64)
         block = self._block_of[rows]
         for b in np.unique(block):
@@ -96,28 +99,38 @@ class ErrorCovariance:
             whole, length = self._blocks[b]
             if len(at) != len(whole):
                 raise BadInput("R of some rows of a frame only", "error covariance")
-            out[..., at] = self._one(int(b), rows[at], length, v[..., at], solve)
+            out[..., at] = self._one(int(b), rows[at], length, v[..., at], what)
         return out
 
-    def _one(self, b: int, rows, length, v, solve: bool) -> np.ndarray:
-        from scipy.linalg import cho_factor, cho_solve
+    def _one(self, b: int, rows, length, v, what: str) -> np.ndarray:
+        from scipy.linalg import cho_solve
 
         if length < 0:
-            return v / self.variance[rows] if solve else v * self.variance[rows]
-        if len(rows) <= DENSE:
-            if b not in self._kept or not np.array_equal(self._kept[b][2], rows):
-                R = self.matrix(rows, rows, length)
-                self._kept[b] = (R, cho_factor(R, lower=True), rows)
-            R, factor, _ = self._kept[b]
-            return (
-                cho_solve(factor, v.reshape(-1, len(rows)).T).T.reshape(v.shape)
-                if solve
-                else v @ R
-            )
-        if not solve:
-            return self._product(rows, length, v)
+            return _alone(self.variance[rows], v, what)
         flat = v.reshape(-1, len(rows))
-        return self._conjugate(rows, length, flat).reshape(v.shape)
+        if len(rows) <= DENSE:
+            R, L = self._factor(b, rows, length)
+            if what == "apply":
+                return v @ R
+            if what == "draw":
+                return v @ np.tril(L).T
+            return cho_solve((L, True), flat.T).T.reshape(v.shape)
+        product = lambda u: self._product(rows, length, u)  # noqa: E731
+        if what == "apply":
+            return product(v)
+        if what == "solve":
+            return conjugate_gradients(product, self.variance[rows], flat).reshape(v.shape)
+        s = np.sqrt(self.variance[rows])
+        return s * lanczos_root(lambda u: product(u / s) / s, flat).reshape(v.shape)
+
+    def _factor(self, b: int, rows, length) -> tuple[np.ndarray, np.ndarray]:
+        r"""A small block and its Cholesky factor, kept."""
+        from scipy.linalg import cholesky
+
+        if b not in self._kept or not np.array_equal(self._kept[b][2], rows):
+            R = self.matrix(rows, rows, length)
+            self._kept[b] = (R, cholesky(R, lower=True), rows)
+        return self._kept[b][:2]
 
     def _product(self, rows, length, v) -> np.ndarray:
         out = np.empty_like(v, dtype=np.float64)
@@ -126,34 +139,83 @@ class ErrorCovariance:
             out[..., a : a + PIECE] = v @ self.matrix(part, rows, length).T
         return out
 
-    def _conjugate(self, rows, length, v, tolerance: float = 1e-10) -> np.ndarray:
-        r"""R⁻¹ v for all rows of v together, (k, D)."""
-        d = self.variance[rows]
-        x = np.zeros_like(v, dtype=np.float64)
-        r = v.astype(np.float64)
-        z = r / d
-        p, rho = z.copy(), (r * z).sum(1, keepdims=True)
-        first = np.sqrt((r**2).sum(1)).max()
-        for _ in range(500):
-            if np.sqrt((r**2).sum(1)).max() <= tolerance * first:
-                break
-            q = self._product(rows, length, p)
-            down = (p * q).sum(1, keepdims=True)
-            alpha = np.divide(rho, down, out=np.zeros_like(rho), where=down > 0)
-            x, r = x + alpha * p, r - alpha * q
-            z = r / d
-            new = (r * z).sum(1, keepdims=True)
-            p = z + np.divide(new, rho, out=np.zeros_like(rho), where=rho > 0) * p
-            rho = new
-        return x
-
     def apply(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
         r"""R v of all rows of some frames, :math:`(..., D)`, D of `rows`."""
-        return self._each(rows, v, False)
+        return self._each(rows, v, "apply")
 
     def solve(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
         r""":math:`R^{-1} v`, as `apply`."""
-        return self._each(rows, v, True)
+        return self._each(rows, v, "solve")
+
+    def draw(self, white: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        r"""Draws of :math:`N(0, R)` from standard normal numbers, as `apply`."""
+        return self._each(rows, white, "draw")
+
+    def add(self, S: np.ndarray, rows: np.ndarray, scale: np.ndarray | None = None) -> None:
+        r"""Adds R of some rows to a matrix :math:`(D, D)`, in place, without another one.
+
+        Arguments:
+            S: The matrix.
+            rows: Any rows.
+            scale: What each row is divided by, with shape :math:`(D)`.
+        """
+        scale = np.ones(len(rows)) if scale is None else scale
+        if self.diagonal:
+            S[np.diag_indices_from(S)] += self.variance[rows] / scale**2
+            return
+        block = self._block_of[rows]
+        for b in np.unique(block):
+            at = np.flatnonzero(block == b)
+            length = self._blocks[b][1]
+            if length < 0:
+                S[at, at] += self.variance[rows[at]] / scale[at] ** 2
+                continue
+            for a in range(0, len(at), PIECE):
+                part = at[a : a + PIECE]
+                R = self.matrix(rows[part], rows[at], length)
+                S[part[:, None], at] += R / scale[part][:, None] / scale[at]
+
+    def solve_some(self, v: np.ndarray, rows: np.ndarray, more: np.ndarray) -> np.ndarray:
+        r""":math:`(R + \text{diag}(m))^{-1} v` of any rows, with shape :math:`(k, D)`.
+
+        What a filter needs that sees the rows near a place: the errors of the others are
+        integrated out.
+
+        Arguments:
+            v: With shape :math:`(k, D)`.
+            rows: Any D rows.
+            more: Independent variance m that they have besides, with shape :math:`(D)`.
+        """
+        from scipy.linalg import cho_factor, cho_solve
+
+        if self.diagonal:
+            return v / (self.variance[rows] + more)
+        out = np.empty_like(v, dtype=np.float64)
+        block = self._block_of[rows]
+        for b in np.unique(block):
+            at = np.flatnonzero(block == b)
+            length, some, m = self._blocks[b][1], rows[at], more[at]
+            if length < 0:
+                out[:, at] = v[:, at] / (self.variance[some] + m)
+            elif len(at) <= DENSE:
+                R = self.matrix(some, some, length)
+                R[np.diag_indices_from(R)] += m
+                out[:, at] = cho_solve(cho_factor(R, lower=True, overwrite_a=True), v[:, at].T).T
+            else:
+                out[:, at] = conjugate_gradients(
+                    lambda u, some=some, m=m, length=length: (
+                        self._product(some, length, u) + m * u
+                    ),
+                    self.variance[some] + m, v[:, at],
+                )  # fmt: skip
+        return out
+
+
+def _alone(variance: np.ndarray, v: np.ndarray, what: str) -> np.ndarray:
+    r"""`apply`, `solve` or `draw` of a diagonal."""
+    if what == "draw":
+        return np.sqrt(variance) * v
+    return v / variance if what == "solve" else v * variance
 
 
 def _between(config: Any, names: Sequence[str], length: np.ndarray):
