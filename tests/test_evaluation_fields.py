@@ -155,6 +155,42 @@ def test_a_column_whose_temperature_is_linear_in_the_logarithm_of_pressure_is_in
     assert warm[1::2] == pytest.approx(want, rel=1e-9)
 
 
+def test_budgets_are_the_changes_of_the_globes_means():
+    lat, lon = np.linspace(-87.5, 87.5, 36), np.arange(8) * 45.0
+    levels = (1000.0, 700, 500)
+    names = [f"{v}_{p:.0f}" for v in ("u", "v", "t") for p in levels]
+    kinds = np.repeat(["eastward_wind", "northward_wind", "air_temperature"], 3)
+    units = np.repeat(["m s-1", "m s-1", "K"], 3)
+    make = lambda lat: globe(  # noqa: E731
+        lat, lon, [*names, "p"], [*units, "Pa"], [*kinds, "surface_air_pressure"]
+    )
+    c = checks(make(lat))
+    assert c.names[-2:] == ["change of air mass", "change of energy"]
+    assert c.units[-2:] == ["kg m-2", "J m-2"]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10, 36, 8))
+    x[6:9] += 280
+    # 1 Pa more everywhere; 1 K more at 700 hPa, whose weight is half of 1000 to 500 hPa
+    more = x.copy()
+    more[9] += 1
+    more[7] += 1
+    found = np.sqrt(c.of(more, x)[-2:])
+    assert found == pytest.approx([1 / 9.80665, 1004.7 * 25000 / 9.80665], rel=1e-9)
+    # a wave along a circle of latitude moves mass and changes none
+    wave = x.copy()
+    wave[9] += 100 * np.cos(np.deg2rad(lon))
+    assert c.of(wave, x)[-2] < 1e-20 and (c.of(x)[-2:] == 0).all()
+    # kinetic energy: from rest to 10 m/s at all levels, over 500 hPa
+    rest, moving = x.copy(), x.copy()
+    rest[:6], moving[:3], moving[3:6] = 0, 6, 8
+    assert np.sqrt(c.of(moving, rest)[-1]) == pytest.approx(50 * 50000 / 9.80665, rel=1e-6)
+    # truth keeps its mass, members do not; and a region has no budget
+    flat = lambda a: a.reshape(*a.shape[:-2], -1)  # noqa: E731
+    told = c.both(flat(np.stack([more, wave])), flat(x), (flat(np.stack([x, x])), flat(x)))
+    assert told[0, -2] == 0 and told[1, -2] == pytest.approx(0.5 / 9.80665**2)
+    assert "change of energy" not in checks(make(lat[10:])).names
+
+
 def test_brier_and_its_parts_agree_with_the_scores_package_and_the_definition():
     import xarray as xr
     from scores.probability import brier_score

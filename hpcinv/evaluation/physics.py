@@ -14,6 +14,15 @@ amount:
   geopotential (or its height) and temperature: of :math:`\Delta Z - \frac{R}{g} \bar T \ln
   (p_1 / p_2)`, :math:`\bar T` the mean of both levels' (moisture is left out: about 1% of it).
 
+Budgets, of a whole globe, are mean squares of how much its mean changes from a frame to the next
+(none before the first), for what the truth keeps the members must not gain or lose:
+
+* air mass, kg m-2: :math:`p_s / g`, where there is a surface pressure;
+* energy, J m-2: :math:`\frac{1}{g} \int (c_p T + \tfrac{1}{2} |v|^2) \, dp` by the trapezoid rule
+  over two or more pressure levels (hPa) that have temperature and wind. The enthalpy of a
+  hydrostatic column holds its potential energy but for that of the ground; moisture and what is
+  outside the levels are left out.
+
 Centred differences on the grid's own rows; the rows beside the poles are left out. Which channels
 are what is read from their standard names; several levels are several triples.
 """
@@ -31,7 +40,7 @@ from ..models.sphere import EARTH_RADIUS_KM
 from ..observations.stencils import axes, goes_around
 
 OMEGA = 7.292115e-5  # s-1
-GRAVITY, DENSITY, DRY_AIR = 9.80665, 1.2, 287.05
+GRAVITY, DENSITY, DRY_AIR, HEAT = 9.80665, 1.2, 287.05, 1004.7
 EAST = ("eastward_wind", "x_wind")
 NORTH = ("northward_wind", "y_wind")
 MASS = {
@@ -82,7 +91,33 @@ def checks(store: Any) -> Checks | None:
             column.append(
                 (high[a], high[b], warm[a], warm[b], factor / GRAVITY, np.log(b / a), a, b)
             )
-    return Checks(store, winds, mass, column) if winds or column else None
+    budgets: dict[str, list] = {}
+    if _whole(store):
+        for k, m in enumerate(names):
+            if m == "surface_air_pressure" and store.units[k] == "Pa":
+                budgets["air mass"] = [(k, None, None, 1 / GRAVITY)]
+        of = {float(p): (i, j) for i, j, p in winds if p}
+        levels = sorted(set(of) & set(warm))
+        if len(levels) > 1:
+            width = _trapezoid(levels) / GRAVITY
+            budgets["energy"] = [(warm[p], *of[p], w) for p, w in zip(levels, width, strict=True)]
+    if not (winds or column or budgets):
+        return None
+    return Checks(store, winds, mass, column, budgets)
+
+
+def _trapezoid(levels: list[float]) -> np.ndarray:
+    r"""Weights of an integral over levels (hPa), Pa."""
+    steps = 100 * np.diff(levels)
+    return (np.append(steps, 0) + np.append(0, steps)) / 2
+
+
+def _whole(store: Any) -> bool:
+    r"""Whether a grid covers the globe."""
+    of = axes(store)
+    lat, lon = (np.asarray(list(store.coords.values())[of[k]], float) for k in ("lat", "lon"))
+    step = abs(lat[1] - lat[0])
+    return bool(goes_around(lon)) and np.ptp(lat) + 2 * step > 180 - 1e-6
 
 
 class Checks:
@@ -92,7 +127,9 @@ class Checks:
         names: Of the quantities.
     """
 
-    def __init__(self, store: Any, winds: list, mass: list, column: list) -> None:
+    def __init__(
+        self, store: Any, winds: list, mass: list, column: list, budgets: dict[str, list]
+    ) -> None:
         of = axes(store)
         lat, lon = (np.asarray(list(store.coords.values())[of[k]], float) for k in ("lat", "lon"))
         self.swapped, self.grid = of["lat"] == 1, tuple(store.grid)
@@ -106,6 +143,9 @@ class Checks:
             inner[:, [0, -1]] = False
         area = np.broadcast_to(np.cos(self.lat)[:, None], inner.shape) * inner
         self.area = area / area.sum()
+        self.budgets = budgets
+        globe = np.maximum(np.broadcast_to(np.cos(self.lat)[:, None], inner.shape), 0)
+        self.globe = globe / globe.sum()
         outer = area * (np.abs(lat) >= TROPICS)[:, None]
         self.outer = outer / max(outer.sum(), 1e-300)
         at = lambda level: f" at {level}" if level else ""  # noqa: E731
@@ -120,8 +160,10 @@ class Checks:
             for *_, a, b in column
             for n in ("thickness", "hydrostatic imbalance")
         ]
+        self.names += [f"change of {n}" for n in budgets]
         self.units = ["s-1"] * (2 * len(winds)) + ["m s-1"] * (2 * len(self.mass))
         self.units += ["m"] * (2 * len(column))
+        self.units += [{"air mass": "kg m-2", "energy": "J m-2"}[n] for n in budgets]
 
     def _gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""(1 / a) ∂x/∂λ and (1 / a) ∂x/∂φ, 1/m; the edges are not to be used."""
@@ -131,8 +173,29 @@ class Checks:
         north[1:-1] = (x[2:] - x[:-2]) / (2 * self.step[0] * a)
         return east, north
 
-    def of(self, x: np.ndarray) -> np.ndarray:
-        r"""Mean squares of all quantities of one state :math:`(C, *grid)`, physical units."""
+    def means(self, x: np.ndarray) -> np.ndarray:
+        r"""The globe's mean of each budget of a state :math:`(C, *grid)`, physical units."""
+        x = np.asarray(x, np.float64)
+        x = x.swapaxes(1, 2) if self.swapped else x
+        out = []
+        for terms in self.budgets.values():
+            total = 0.0
+            for k, i, j, weight in terms:
+                what = x[k] if i is None else HEAT * x[k] + (x[i] ** 2 + x[j] ** 2) / 2
+                total += weight * (self.globe * what).sum()
+            out.append(total)
+        return np.array(out)
+
+    def of(self, x: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+        r"""Mean squares of all quantities of one state :math:`(C, *grid)`, physical units.
+
+        Arguments:
+            x: The state.
+            before: That of the frame before, for budgets; without it their changes are zero.
+        """
+        last = np.zeros(len(self.budgets))
+        if before is not None:
+            last = (self.means(x) - self.means(before)) ** 2
         x = np.asarray(x, np.float64)
         x = x.swapaxes(1, 2) if self.swapped else x
         cosine = np.maximum(np.cos(self.lat), 1e-6)[:, None]
@@ -156,10 +219,19 @@ class Checks:
             thick = factor * (x[above] - x[below])
             off = thick - DRY_AIR / GRAVITY * log * (x[cold] + x[warm]) / 2
             out += [(self.area * thick**2).sum(), (self.area * off**2).sum()]
-        return np.array(out)
+        return np.append(out, last)
 
-    def both(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        r"""Of truth y :math:`(C, n)`, and of members x :math:`(M, C, n)` on average: (2, Q)."""
+    def both(
+        self, x: np.ndarray, y: np.ndarray, before: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> np.ndarray:
+        r"""Of truth y :math:`(C, n)`, and of members x :math:`(M, C, n)` on average: (2, Q).
+
+        Arguments:
+            x, y: The frame.
+            before: The same of the frame before, if any.
+        """
         shape = (x.shape[1], *self.grid)
-        members = np.mean([self.of(m.reshape(shape)) for m in x], 0)
-        return np.stack([self.of(y.reshape(shape)), members])
+        old = (None,) * len(x) if before is None else [m.reshape(shape) for m in before[0]]
+        members = [self.of(m.reshape(shape), b) for m, b in zip(x, old, strict=True)]
+        last = None if before is None else before[1].reshape(shape)
+        return np.stack([self.of(y.reshape(shape), last), np.mean(members, 0)])

@@ -172,7 +172,7 @@ def evaluate(
         if spectrum is not None:
             sums.power += spectrum.three(x, y)
         if checks is not None:
-            sums.checks += checks.both(x, y)
+            sums.checks += checks.both(x, y, before)
         for c in range(C):
             sums.weight[t, c] = w.sum()
             _add(sums, t, c, x[:, c], y[c], w, seed)

@@ -1,12 +1,14 @@
 r"""The misspecification test of a table of observations, from withheld truths of its trajectory.
 
-The background of every row is the climatology's prediction (`observations.background`), so that
-nothing is sampled: a repeat takes a stretch of withheld frames as truth, observes it where and as
-well as the table says the data were, and sums up its departures. The faults put into it are, for
+A repeat takes a stretch of withheld frames as truth, observes it where and as well as the table
+says the data were, and sums up its departures from the background. That is the climatology's
+prediction of every row (`observations.background`), or an ensemble that was made of the withheld
+frames by the same steps as that of the data: draws of the prior, or the forecasts of a filter. The
+faults put into it are, for
 each variable, a σ twice and a bias of one σ; for all rows together a bias of one σ; and a
 prior that is shifted by one of its deviations, or too narrow by a factor 1.5.
 
-What a deviation of the climatology hides is hidden from this test too: errors far smaller than it
+What a deviation of the background hides is hidden from this test too: errors far smaller than it
 show only where their number is large.
 """
 
@@ -22,6 +24,7 @@ import numpy as np
 from ..errors import BadInput
 from ..observations import flags
 from ..observations.background import prior_predictive
+from ..observations.feedback import see
 from ..observations.operators import Operator
 from .innovations import groups
 from .misspecification import Misspecification, features
@@ -33,6 +36,7 @@ FEWEST = 10  # separate periods of truth
 def check_table(
     table: Any, store: Any, start: int, length: int, truths: tuple[int, int], *,
     repeats: int = 400, level: float = 0.05, seed: int = 0, world: Any = None,
+    background: tuple[Any, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     r"""Judges the rows with flag 0.
 
@@ -44,6 +48,8 @@ def check_table(
         repeats: Withheld truths drawn.
         level, seed: Of the test, and of its draws.
         world: Ranks that share the repeats.
+        background: Ensembles of the table's frames and of the withheld ones, readers with
+            `.members` and `.read(member, start, stop)`; the climatology by default.
 
     Returns:
         What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
@@ -56,6 +62,9 @@ def check_table(
     from ..parallel import World
 
     world = world or World()
+    for ensemble in background or ():
+        if len(ensemble.members) < 3:
+            raise BadInput("a background of fewer than three members", "misspecification")
     used = table.select((table.flag == flags.USED) & (table.point >= 0) & (table.frame >= 0))
     starts = _starts(store, truths, length)
     periods = (truths[1] - truths[0]) // length
@@ -87,6 +96,17 @@ def check_table(
             analysis=False,
         )  # fmt: skip
 
+    def predicted(first: int, data: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        r"""Mean and deviation of each row where its frame 0 is a frame of the store."""
+        if background is None:
+            return prior_predictive(used, store, first)
+        ensemble = background[0] if data else _Later(background[1], first - truths[0])
+        # Rows without a place are none of `used`: all are seen, in order of their frames.
+        order = np.argsort(used.frame, kind="stable")
+        h = np.empty((len(ensemble.members), len(used)))
+        h[:, order] = see(used, store, first, ensemble, range(length))
+        return h.mean(0), np.sqrt((1 + 1 / len(h)) * h.var(0, ddof=1))
+
     pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
     P = 2 * len(names)
     null, bad = np.zeros((repeats, P)), np.zeros((len(faults), repeats, P))
@@ -99,7 +119,7 @@ def check_table(
         seen[rows] = operator.see(
             lambda f, first=first: store.read(first + f, first + f + 1)[0], range(length)
         )
-        mean, deviation = prior_predictive(used, store, first)
+        mean, deviation = predicted(first)
         for i in lo + np.flatnonzero(pick[lo:hi] == s):
             e = sigma * generator(seed, "withheld noise", int(i)).standard_normal(len(used))
             d = seen - mean
@@ -114,15 +134,26 @@ def check_table(
             bad[:, i] = told(np.stack(wrong), deviation)
     null, bad = world.all_reduce(null), world.all_reduce(bad)
     test = Misspecification(null, dict(zip(faults, bad, strict=True)), level)
-    mean, deviation = prior_predictive(used, store, start)
+    mean, deviation = predicted(start, data=True)
     judged = test.judge(told((used.value - mean)[None], deviation))[0]
     return judged | {
         "level": level,
         "repeats": repeats,
         "periods": periods,
+        "background": "climatology" if background is None else "ensemble",
         "groups": names,
         "alike": test.alike(),
     }
+
+
+class _Later:
+    r"""An ensemble whose frame 0 is a later one of another."""
+
+    def __init__(self, ensemble: Any, by: int) -> None:
+        self._of, self._by, self.members = ensemble, by, ensemble.members
+
+    def read(self, member: int, start: int, stop: int) -> np.ndarray:
+        return self._of.read(member, start + self._by, stop + self._by)
 
 
 def _starts(store: Any, truths: tuple[int, int], length: int) -> list[int]:

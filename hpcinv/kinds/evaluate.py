@@ -49,6 +49,10 @@ class Evaluate(Job):
     misspecification: WithheldTruths | None = Field(
         None, description="test prior and errors of the observations against withheld truths"
     )
+    withheld_background: Annotated[str | None, Ref("analysis")] = Field(
+        None, description="the 'background' of the withheld truths' frames, made as that of the "
+        "evaluated ones; the test of misspecification then takes these, not the climatology"
+    )  # fmt: skip
     level: float = Field(0.95, gt=0, lt=1, description="of the confidence intervals")
     block: int | None = Field(None, ge=1, description="frames of a bootstrap block")
     replicates: int = Field(2000, ge=100)
@@ -66,7 +70,8 @@ class Evaluate(Job):
             if self.observed is not None:
                 raise ValueError("'observed' goes with 'samples'")
         else:
-            fields |= {k: getattr(self, k) for k in ("observations", "background")}
+            names = ("observations", "background", "withheld_background")
+            fields |= {k: getattr(self, k) for k in names}
             fields["misspecification"] = self.misspecification
             given = [k for k, v in fields.items() if v is not None]
             if given:
@@ -95,6 +100,15 @@ class Evaluate(Job):
                 "a 'background' without 'observations'", where(("background",)),
                 "Name the observe job too: O−B is of its rows.",
             )  # fmt: skip
+        if self.withheld_background is not None and None in (
+            self.background,
+            self.misspecification,
+        ):
+            raise BadInput(
+                "a 'withheld_background' without 'background' and 'misspecification'",
+                where(("withheld_background",)),
+                "Name the background of the evaluated frames, and the withheld 'truths'.",
+            )  # fmt: skip
         if self.misspecification is not None:
             self._check_truths(study, where)
 
@@ -107,6 +121,13 @@ class Evaluate(Job):
             raise BadInput(
                 f"frames {a} to {b - 1} are fewer than the {self.frames[1] - self.frames[0]} "
                 "evaluated", at, "Withhold more.",
+            )  # fmt: skip
+        job = study.jobs.get(self.withheld_background or "")
+        if job is not None and tuple(job.frames) != (a, b):
+            raise BadInput(
+                f"'{self.withheld_background}' is of the frames {list(job.frames)}, not of the "
+                f"withheld ones, {[a, b]}", where(("withheld_background",)),
+                "Give both the same frames.",
             )  # fmt: skip
         data = study.jobs.get(self.truth)
         learnt = getattr(getattr(data, "statistics", None), "frames", None)
@@ -246,7 +267,10 @@ class Evaluate(Job):
         return found, digest
 
     def _misspecification(self, ctx: Context, store: Any) -> dict[str, Any]:
+        from contextlib import ExitStack
+
         from ..evaluation.withheld_truths import check_table
+        from ..io.analysis import open_analysis
         from ..observations.table import ObservationTable
 
         m = self.misspecification
@@ -257,10 +281,18 @@ class Evaluate(Job):
                 "misspecification: truths",
             )
         table = ObservationTable.load(ctx.inputs[self.observations] / "observations.nc")
-        return check_table(
-            table, store, self.frames[0], self.frames[1] - self.frames[0], m.truths,
-            repeats=m.repeats, level=m.level, seed=self.seed, world=ctx.world,
-        )  # fmt: skip
+        with ExitStack() as stack:
+            both = None
+            if self.withheld_background is not None:
+                both = tuple(
+                    stack.enter_context(open_analysis(ctx.inputs[name]))
+                    for name in (self.background, self.withheld_background)
+                )
+            return check_table(
+                table, store, self.frames[0], self.frames[1] - self.frames[0], m.truths,
+                repeats=m.repeats, level=m.level, seed=self.seed, world=ctx.world,
+                background=both,
+            )  # fmt: skip
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         if self.samples is not None:
