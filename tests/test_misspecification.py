@@ -241,7 +241,7 @@ def test_the_job_refuses_truths_that_something_has_learnt_from(tmp_path):
     prior = "kind: assimilate\nmethod: climatology\ndata: import\ntraining: [0, 6]\nmembers: 6\n"
     (study / "3_prior.yaml").write_text(prior + "frames: [34, 36]\n")
     (study / "3_withheld.yaml").write_text(prior + "frames: [6, 30]\n")
-    text = (study / "4_evaluate.yaml").read_text()
+    text = path.read_text().split("misspecification")[0]
     test = "misspecification: {truths: [6, 34], repeats: 120}\nwithheld_background: withheld\n"
     done = run(text + test)
     assert done.returncode == 2 and "without 'background' and" in done.stderr, done.stderr
