@@ -9,7 +9,7 @@ few per cent of difference is what another seed gives. Two entries ask for more 
 (dapper 1.7.1, sakov2008, Var3D(xB=0.02), seeds 3001 and 3002), their 3D-Var of Lorenz-96 gives
 0.46 ± 0.02 and 0.45 ± 0.01, not 0.41; no other factor of B does better. And their EnKF of ten
 members on Lorenz-63 loses the truth for a while in some runs: its twelve seeds from 3000 give 0.55
-to 0.82, 0.65 on average; ours 0.61 to 1.12 in eight, 0.64 to 0.67 in the middle.
+to 0.82, 0.65 on average; eight of ours 0.61 to 1.12, median 0.66, 0.76 on average.
 """
 
 from __future__ import annotations
