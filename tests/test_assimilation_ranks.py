@@ -17,6 +17,7 @@ from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import VPSchedule
 
 from hpcinv import assimilation
+from hpcinv.assimilation.modal import ModalCovariance
 from hpcinv.diffusion import noise
 
 LENGTH, STATE, MEMBERS = 11, (3, 2, 4), [0, 1, 5]
@@ -110,6 +111,12 @@ def problem(dtype):
     }  # fmt: skip
 
 
+def modal():
+    modes, _ = torch.linalg.qr(key(24, 7, name="modes"))
+    k = torch.arange(7)
+    return ModalCovariance(modes, 1.0 / (1 + k), 0.9 - 0.1 * k, 0.1, LENGTH)
+
+
 def every_case():
     # Every composition with every guidance, the samplers taken in turn, then every sampler.
     turn = itertools.cycle(SAMPLERS)
@@ -121,16 +128,18 @@ def every_case():
     for s in SAMPLERS:
         yield "center", "cg", s
         yield "junction", "averaged", s
+    yield "center", "modal", "heun"
 
 
 def run_all(world, reproducible, dtype, slabs=None, only=1, **kwargs):
     out = {}
     base = problem(dtype)
     for c, g, s in itertools.islice(every_case(), 0, None, only):
+        more = {"markov": modal()} if g == "modal" else {}
         result = assimilation.sample(
             Net(),
-            **{**base, **COMPOSITIONS[c]},
-            guidance=GUIDANCES[g],
+            **{**base, **COMPOSITIONS[c], **more},
+            guidance=GUIDANCES["markov" if g == "modal" else g],
             sampler={**SAMPLERS[s], "steps": 2},
             world=world,
             reproducible=reproducible,

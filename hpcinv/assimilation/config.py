@@ -76,8 +76,8 @@ class GuidanceConfig(BaseModel):
         "own",
         description="mmps: covariance of x given x_t. own: the Jacobian; where windows compose "
         "one that is not positive, averaged for that call; averaged: windows under a partition "
-        "of unity, positive; isotropic: no Jacobian; markov: Gaussian chain with the training "
-        "windows' second moments, no Jacobian",
+        "of unity, positive; isotropic: no Jacobian; markov: a Gaussian chain, in a job that "
+        "of the prior's modes and their memory; no Jacobian",
     )
     solver: Literal["cg", "gmres"] = "cg"
     iterations: int = Field(3, ge=1, le=100, description="mmps: most solver iterations")

@@ -23,6 +23,7 @@ from .gaussian import adapted
 from .guidance import Estimate, Guidance
 from .guidance.estimate import Level
 from .likelihood import Likelihood, checked
+from .modal import ModalCovariance
 from .network import Network
 from .partition import Partition
 from .samplers import Sampler
@@ -95,7 +96,8 @@ def sample(
         coarse: Windows of a larger time step, or None.
         guidance: Settings of `GuidanceConfig`.
         sampler: Settings of `SamplerConfig`.
-        markov: A `MarkovCovariance`, for ``guidance.covariance: markov``.
+        markov: A `MarkovCovariance`, for ``guidance.covariance: markov``; by default that of the
+            Gaussian part of the denoiser (`ModalCovariance`), if it has one.
         seed: Every random number is a function of it and of member, frame, step and purpose.
         first: Global number of frame 0: what names its noise and comes back in `Result.frames`.
         purpose: Names the noise, so that two runs on the same frames can be independent.
@@ -159,6 +161,8 @@ class _Run:
             raise BadInput(f"a context of {len(context)} frames for {length}", where="context")
         terms = composition(rule, length, window, overlap, coarse)
         denoiser = adapted(denoiser)
+        if markov is None and guided.covariance == "markov":
+            markov = ModalCovariance.of(denoiser, length)
         observed = []
         if likelihood is not None:
             tried = likelihood

@@ -89,7 +89,8 @@ class Guidance:
             raise BadInput(
                 "a Markov covariance needs second moments of windows",
                 where="guidance.covariance",
-                instead="Give sample(..., markov=MarkovCovariance(...)).",
+                instead="Give sample(..., markov=MarkovCovariance(...)), or a denoiser with a "
+                "Gaussian part (model: {modes: ...}).",
             )
         if method == "sda" and not hasattr(likelihood, "variance"):
             raise BadInput("sda needs the likelihood's variance", where="guidance.method")

@@ -1,0 +1,74 @@
+r"""The covariance of x given x_t that a trained denoiser's own Gaussian part tells.
+
+A :class:`~hpcinv.models.gaussian_skip.GaussianSkip` holds modes of the state, each with a variance
+and a memory from frame to frame: a Gaussian Markov chain, whose covariance given x_t is known
+(:mod:`.markov`), mode by mode, of any number of frames, at no cost of network calls. A network's
+Jacobian, times σ_t², is a poor covariance while the noise is large: there an error of a hundredth
+in the Jacobian is one of several variances, of either sign, which a solver amplifies as it goes on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .exchange import Exchange
+from .markov import MarkovCovariance
+
+__all__ = ["ModalCovariance"]
+
+
+class ModalCovariance:
+    r"""
+    Costs O(own frames · modes · numbers of a frame) operations for each member and product.
+
+    Arguments:
+        modes: Orthonormal modes of a frame, with shape ``(D, k)``.
+        variance: Their variances, with shape ``(k)``.
+        memory: Their correlations from a frame to the next, with shape ``(k)``.
+        rest: Variance of all that is orthogonal to the modes, without memory.
+        length: Number of frames L.
+    """
+
+    def __init__(
+        self, modes: Tensor, variance: Tensor, memory: Tensor, rest: float, length: int
+    ) -> None:
+        self._modes, self._rest = modes.detach().cpu().double(), float(rest)
+        v, m = variance.detach().cpu().double(), memory.detach().cpu().double()
+        moments = torch.stack([torch.stack([v, v * m], -1), torch.stack([v * m, v], -1)], -1)
+        window = min(2, length)
+        self._chain = MarkovCovariance(
+            moments[:, :window, :window], length, window, window - 1, independent=True
+        )
+
+    @classmethod
+    def of(cls, denoiser: object, length: int) -> ModalCovariance | None:
+        r"""That of a denoiser's Gaussian part; None if it has none."""
+        skip = getattr(denoiser, "skip", None)
+        if skip is None:
+            return None
+        return cls(skip.modes, skip.variance, skip.memory, float(skip.rest), length)
+
+    def apply(self, v: Tensor, alpha: float, sigma: float) -> Tensor:
+        r"""V v of whole trajectories, with shape ``(B, L, *state)``."""
+        return self._at(Exchange([], self._chain.length), v, alpha, sigma)
+
+    def _at(self, exchange: Exchange, v: Tensor, alpha: float, sigma: float) -> Tensor:
+        u = v.detach().cpu().double().flatten(2)
+        a = _frame_by_frame(u, self._modes)
+        inside = self._chain._at(exchange, a, alpha, sigma)
+        if self._modes.shape[1] == len(self._modes):
+            return _frame_by_frame(inside, self._modes.T).reshape(v.shape).to(v)
+        outside = 1 / (1 / self._rest + (alpha / sigma) ** 2)
+        found = outside * u + _frame_by_frame(inside - outside * a, self._modes.T)
+        return found.reshape(v.shape).to(v)
+
+    def __call__(self, v: list[Tensor], *, exchange: Exchange, level) -> list[Tensor]:
+        r"""V v at own frames; a collective of the member group."""
+        (own,) = v
+        return [self._at(exchange, own, level.alpha, level.sigma)]
+
+
+def _frame_by_frame(x: Tensor, matrix: Tensor) -> Tensor:
+    r"""Products of (B, L, m) with (m, n), rounded alike however many frames a rank has."""
+    return torch.stack([x[:, i] @ matrix for i in range(x.shape[1])], 1)
