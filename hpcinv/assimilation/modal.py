@@ -3,8 +3,8 @@ r"""The covariance of x given x_t that a trained denoiser's own Gaussian part te
 A :class:`~hpcinv.models.gaussian_skip.GaussianSkip` holds modes of the state, each with a variance
 and a memory from frame to frame: a Gaussian Markov chain, whose covariance given x_t is known
 (:mod:`.markov`), mode by mode, of any number of frames, at no cost of network calls. A network's
-Jacobian, times σ_t², is a poor covariance while the noise is large: there an error of a hundredth
-in the Jacobian is one of several variances, of either sign, which a solver amplifies as it goes on.
+Jacobian, times σ_t², is a poor covariance while the noise is large: an error of a hundredth in the
+Jacobian is then one of several variances, of either sign, which a solver amplifies as it goes on.
 """
 
 from __future__ import annotations
