@@ -297,6 +297,8 @@ def analysis_and_forecast(
         lead: How many of them, the last ones, are forecast.
         window, overlap: Of the reanalysis; the forecast's windows are as long, and conditioned on
             ``overlap`` frames (half a window, where the reanalysis is one window).
+        guidance: Of the reanalysis; of the forecast too if its covariance is the Markov chain of
+            the denoiser's Gaussian part, otherwise that has its own (see `forecast`).
         kwargs: What `sample` takes.
 
     Returns:
@@ -327,6 +329,10 @@ def analysis_and_forecast(
     )
     V = min(n, overlap if 0 < overlap < window else max(window // 2, 1), window - 1)
     kwargs.pop("shape")
+    # What the reanalysis asks of sparse observations is no measure for whole known frames; but a
+    # covariance that needs no Jacobian stays one.
+    chosen = settings(GuidanceConfig, guidance, "guidance")
+    modal = chosen.covariance == "markov" and getattr(denoiser, "skip", None) is not None
     later = forecast(
         denoiser,
         start=_last_frames(analysis, n, V, world),
@@ -338,6 +344,7 @@ def analysis_and_forecast(
         world=world,
         checkpoint=checkpoint,
         progress=progress and _Part(progress, 1, 2),
+        guidance=chosen if modal else None,
         **{k: v for k, v in kwargs.items() if k != "dtype"},
     )
 

@@ -46,7 +46,7 @@ def main() -> None:
     folder = args.runs / "weather"
     store = TrajectoryStore.open(folder / "simulate" / "store")
     deviation = store.statistics.std[0]
-    analyses = sorted(p.parent for p in folder.glob("*/analysis.nc"))
+    analyses = sorted(p.parent for p in folder.glob("[!.]*/analysis.nc"))
     with open_analysis(folder / "forecast") as a:
         print_forecast(store, a.ensemble(), args.start, args.lead, deviation)
     lat = np.asarray(store.coords["lat"])
