@@ -19,9 +19,9 @@ def test_the_smoke_preset_runs_whole_and_filtering_does_not_see_the_future(tmp_p
 
     from hpcinv.io.analysis import open_analysis
 
-    def run(*more):
+    def run(file="", *more):
         done = subprocess.run(
-            [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "weather", "--preset",
+            [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "weather" / file, "--preset",
              "smoke", "--runs", tmp_path, *more],
             capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -39,7 +39,8 @@ def test_the_smoke_preset_runs_whole_and_filtering_does_not_see_the_future(tmp_p
     assert (tmp_path / "weather" / "report" / "report.html").exists()
     before = filtered()
     # Nothing is seen any more from the eighth frame on: the filter's first eight stay, bit by bit.
-    run("observe.observing.gaps=[[8,16]]")
+    run("2_observe.yaml", "--fresh", "observing.gaps=[[8,16]]")
+    run("6_filtering.yaml", "--fresh")
     after = filtered()
     assert np.array_equal(before[:, :8], after[:, :8])
     assert not np.array_equal(before[:, 8:], after[:, 8:])
