@@ -99,3 +99,38 @@ def test_forecast_rejects_what_does_not_fit():
                 denoiser(6),
                 **{"start": start, "members": [0, 1], "lead": 2, "window": 4, **change},
             )
+
+
+@pytest.mark.parametrize("covariance", ["own", "markov"])
+def test_a_forecast_of_a_trained_prior_is_its_chain(covariance):
+    """A denoiser that is its Gaussian part alone: an AR(1) chain, known without its network."""
+    from hpcinv.models.trajectory_denoiser import TrajectoryDenoiser
+
+    prior = TrajectoryDenoiser(1, (4,), width=8, depth=1, context=0, modes=4,
+                               sigma_min=0.01, sigma_max=60.0).double()  # fmt: skip
+    prior.skip.memory.fill_(RHO)  # of unit variances; the network begins at zero
+    known, lead = 4, 3
+    truth = noise.normal((known, 1, 4), seed=2, purpose="x", dtype=torch.float64)
+
+    class Seen:
+        frame = np.repeat(np.arange(known), 4)
+        channel, point = np.zeros(len(frame), int), np.tile(np.arange(4), known)
+        value, error = truth.flatten().numpy(), np.full(len(frame), 0.02)
+
+    likelihood = assimilation.PointLikelihood(
+        Seen, shape=(1, 4), length=known + lead, dtype=torch.float64
+    )
+    analysis, later = assimilation.analysis_and_forecast(
+        prior, length=known + lead, lead=lead, window=4, overlap=2, likelihood=likelihood,
+        guidance={"covariance": covariance, "iterations": 12, "tolerance": 1e-3},
+        **common(shape=(1, 4)),
+    )  # fmt: skip
+    # Only where the covariance is the Jacobian are its products formed, in the forecast too.
+    assert (later.diagnostics["network_products"] > 0) == (covariance == "own")
+    assert torch.allclose(analysis.x.mean(0), truth, atol=0.02)
+    last = analysis.x[:, -1]
+    for k in range(lead):
+        m = RHO ** (k + 1)
+        error = later.x[:, k] - m * last
+        assert float(error.mean(0).abs().max()) < 4 * (1 - m**2) ** 0.5 / 300**0.5 + 0.05
+        assert abs(float(error.std()) / (1 - m**2) ** 0.5 - 1) < 0.06, k

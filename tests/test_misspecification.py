@@ -126,12 +126,16 @@ def ocean(L=90):
     return s
 
 
+def stations(rng):
+    places = {f"s{k:02}": (float(a), float(b)) for k, (a, b) in
+              enumerate(rng.uniform([-70, 0], [70, 359], (30, 2)))}  # fmt: skip
+    return Stations(network="stations", places=places, error=0.5)
+
+
 def test_a_table_is_judged_by_withheld_truths():
     s = ocean()
     rng = np.random.default_rng(0)
-    places = {f"s{k:02}": (float(a), float(b)) for k, (a, b) in
-              enumerate(rng.uniform([-70, 0], [70, 359], (30, 2)))}  # fmt: skip
-    net = Stations(network="stations", places=places, error=0.5)
+    net = stations(rng)
     table = draw(net, s, start=0, stop=6, seed=1)
     judge = lambda t: check_table(t, s, 0, 6, (10, 90), repeats=200, seed=2)  # noqa: E731
     found = judge(table)
@@ -173,9 +177,7 @@ class Forecasts:
 def test_the_background_may_be_a_forecast():
     s = ocean()
     rng = np.random.default_rng(0)
-    places = {f"s{k:02}": (float(a), float(b)) for k, (a, b) in
-              enumerate(rng.uniform([-70, 0], [70, 359], (30, 2)))}  # fmt: skip
-    net = Stations(network="stations", places=places, error=0.5)
+    net = stations(rng)
     table = draw(net, s, start=4, stop=10, seed=1)
     both = Forecasts(s, 4, 10), Forecasts(s, 10, 90)
 

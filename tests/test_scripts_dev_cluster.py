@@ -222,9 +222,9 @@ def test_accounting_remembers(cluster, tmp_path):
             timeout=30,
         )
         if sacct.stdout.strip() == "FAILED|7:0":
-            return
+            break
         time.sleep(0.2)
-    pytest.fail(f"sacct says {sacct.stdout!r} {sacct.stderr!r}")
+    assert sacct.stdout.strip() == "FAILED|7:0", sacct.stderr
 
 
 @pytest.mark.slurm

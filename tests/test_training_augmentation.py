@@ -1,6 +1,7 @@
 r"""Localised mixing: in expectation, the Schur product of the sample covariance."""
 
 import numpy as np
+import pytest
 
 from hpcinv.models.sphere import correlation, unit_vectors
 from hpcinv.training.augmentation import LocalisedMixing
@@ -109,3 +110,32 @@ def test_shifted_windows_are_the_windows_elsewhere():
         seen |= {k for k in range(w) if np.array_equal(x, np.roll(base, k, -1))}
     # Every even shift along the last axis, and no other.
     assert seen == set(range(0, w, 2))
+
+
+@pytest.mark.parametrize(
+    ("shift", "periodic", "mask", "said"),
+    [
+        ([0, 4], True, None, None),
+        ([2, 4], "both", None, None),
+        ([0, 5], True, None, "divisor"),
+        ([2, 4], True, None, r"axes \[1\]"),
+        ([4], True, None, "a number for each axis"),
+        ([0, 4], True, np.array([[True, False]]), "mask"),
+    ],
+)
+def test_shifts_that_a_grid_does_not_allow_are_named(shift, periodic, mask, said):
+    from types import SimpleNamespace
+
+    from hpcinv.errors import BadInput
+    from hpcinv.kinds.train import Train
+
+    job = Train.model_validate(
+        {"data": "x", "window": 4, "training": {"steps": 1, "batch": 1}, "loss": {"shift": shift},
+         "model": {"name": "trajectory_denoiser", "periodic": periodic}}
+    )  # fmt: skip
+    store = SimpleNamespace(grid=(6, 8), mask=mask, folder="store")
+    if said is None:
+        job._check_shift(job.loss.shift, store)
+        return
+    with pytest.raises(BadInput, match=said):
+        job._check_shift(job.loss.shift, store)

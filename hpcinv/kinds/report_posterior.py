@@ -25,7 +25,7 @@ def run(job: Report, ctx: Context) -> dict[str, str]:
     from .report import provenance
 
     rows = Rows(ctx.inputs[job.samples])
-    card = json.loads((ctx.inputs[job.evaluate] / "scores.json").read_text())
+    card = _card(ctx, job.evaluate)
     if job.shown >= len(rows) or not rows.read("ok", job.shown, job.shown + 1)[0]:
         raise BadInput(
             f"there is no observation {job.shown} among {len(rows)}, or it failed", job.samples,
@@ -62,9 +62,7 @@ def run(job: Report, ctx: Context) -> dict[str, str]:
         facts=facts,
         pictures=[(name, said, png) for name, said, png in pictures],
         row=job.shown,
-        beside={
-            name: json.loads((ctx.inputs[name] / "scores.json").read_text()) for name in job.beside
-        },
+        beside={name: _card(ctx, name) for name in job.beside},
         lost=[_lost(ctx, name) for name in job.simulations],
         provenance=provenance(ctx),
     )
@@ -72,6 +70,22 @@ def run(job: Report, ctx: Context) -> dict[str, str]:
         write_bytes(ctx.folder / f"{name.lower().replace(' ', '-')}.png", png)
     ctx.say(str(path))
     return {"report": digest_bytes(path.read_bytes())}
+
+
+def _card(ctx: Context, name: str) -> dict[str, Any]:
+    r"""What an evaluation of posteriors found.
+
+    Raises:
+        BadInput: If it is of gridded states, or was made by a version that asked for less.
+    """
+    card = json.loads((ctx.inputs[name] / "scores.json").read_text())
+    if not all("prior" in p for p in card.get("parameters", {"": {}}).values()):
+        raise BadInput(
+            "it does not compare the posterior of each parameter with its prior",
+            f"'{name}'",
+            "Name an evaluation with 'samples'; run one of an earlier version again (--fresh).",
+        )
+    return card
 
 
 def _pictures(rows: Any, row: int) -> list[tuple[str, str, bytes]]:

@@ -172,21 +172,25 @@ class Train(Job):
         return fit(self, ctx, learner, data, held)
 
     def _check_shift(self, shift: tuple[int, ...], store: Any) -> None:
-        r"""Shifts go along axes that close on themselves, in whole parts of them."""
-        periodic = self.model.periodic
-        for k, (step, n) in enumerate(zip(shift, store.grid, strict=False)):
-            closed = periodic == "both" or (periodic and k == len(store.grid) - 1)
-            if step and (not closed or n % step):
-                raise BadInput(
-                    f"'loss.shift' {step} of axis {k}, which has {n} points"
-                    + ("" if closed else " and does not close on itself ('model.periodic')"),
-                    store.folder,
-                    "Write 0 for it, or a divisor of its points.",
-                )
-        if len(shift) != len(store.grid):
+        r"""Shifts go along axes that close on themselves, in whole parts of them, without land."""
+        periodic, n = self.model.periodic, len(store.grid)
+        closed = [periodic == "both" or (periodic and k == n - 1) for k in range(n)]
+        fits = len(shift) == n and all(
+            not step or (around and points % step == 0)
+            for step, around, points in zip(shift, closed, store.grid, strict=True)
+        )
+        if not fits:
             raise BadInput(
-                f"'loss.shift' has {len(shift)} numbers, the grid {len(store.grid)} axes",
+                f"'loss.shift' {list(shift)} of a grid of {list(store.grid)} points",
                 store.folder,
+                "Give a number for each axis: 0, or a divisor of its points where 'model.periodic'"
+                f" says that it closes on itself, here axes {[k for k in range(n) if closed[k]]}.",
+            )
+        if store.mask is not None and not store.mask.all():
+            raise BadInput(
+                "'loss.shift' where the mask tells one place from another",
+                store.folder,
+                "Leave it out.",
             )
 
     def _within(self, length: int) -> tuple[int, int]:

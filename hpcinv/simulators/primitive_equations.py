@@ -65,8 +65,9 @@ class PrimitiveEquations:
             import dinosaur  # noqa: F401
         except ImportError:
             raise BadInput(
-                "the package dinosaur is not installed", where, "pip install 'hpcinv[weather]'"
-            ) from None
+                "the package dinosaur is not installed", where,
+                "Run scripts/setup --extra weather, or install the extra 'weather'.",
+            ) from None  # fmt: skip
         self.truncation, self.levels, self.spin_up = truncation, levels, spin_up
         self.minutes, self.steps = minutes, round(hours * 60 / minutes)
         self.equator_to_pole = equator_to_pole
