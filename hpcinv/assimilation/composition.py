@@ -28,8 +28,8 @@ __all__ = ["Coarse", "Term", "averaged", "compose"]
 class Coarse:
     r"""Windows of every ``step``-th frame, beside the fine ones.
 
-    ``denoiser`` is trained on frames ``step`` apart; None takes the fine one, which then must be
-    told by its context what the time step is.
+    ``denoiser`` is trained on frames ``step`` apart; None takes the fine one, which then must
+    know windows of both: `train` with ``time_steps: [1, step]``.
     """
 
     step: int

@@ -51,6 +51,7 @@ class Conditioned(Denoiser):
     ) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.timed = getattr(denoiser, "timed", False)
         shape = statistics.shape
         self.grid, points = shape[1:], int(np.prod(shape[1:]))
         frame, channel, point = (np.asarray(getattr(table, k)) for k in _PLACE)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import BadInput
 
-__all__ = ["GuidanceConfig", "SamplerConfig", "settings"]
+__all__ = ["CoarseConfig", "GuidanceConfig", "SamplerConfig", "settings"]
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -57,6 +57,22 @@ class SamplerConfig(BaseModel):
     def calls(self) -> int:
         r"""Denoiser calls per member, the final one included."""
         return self.steps * self.per_step + (self.final == "denoise")
+
+
+class CoarseConfig(BaseModel):
+    r"""Windows of a larger time step beside the fine ones: they carry long memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(ge=2, description="frames from one of a window to the next")
+    window: int = Field(ge=2, description="frames of a window")
+    overlap: int = Field(1, ge=1, description="frames that neighbouring windows share")
+
+    @model_validator(mode="after")
+    def _advances(self) -> CoarseConfig:
+        if self.overlap >= self.window:
+            raise ValueError(f"windows of {self.window} frames cannot share {self.overlap}")
+        return self
 
 
 class GuidanceConfig(BaseModel):

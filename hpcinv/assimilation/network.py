@@ -50,7 +50,8 @@ class Network:
 
     Arguments:
         denoiser: An azula denoiser of trajectories, ``(B, W, *state)`` in, mean of the same shape.
-        coarse: The denoiser of terms with a larger time step; None takes the first.
+        coarse: The denoiser of terms with a larger time step; None takes the first. A denoiser
+            whose `timed` is true is given the frames' numbers, as ``times (B, W)``.
         context: Per-frame context, with shape ``(L, K)``, or None.
         rows: Pairs per network call; exactly that many in every call if ``fixed``.
     """
@@ -81,11 +82,16 @@ class Network:
             context = context[:, None].expand(-1, B, -1, -1).flatten(0, 1)
 
         denoiser = self.coarse if stack.step > 1 else self.denoiser
+        times = None
+        if getattr(denoiser, "timed", False):
+            times = stack.frames.to(x)[:, None].expand(-1, B, -1).flatten(0, 1)
         inputs, outputs = [], []
         for i in range(0, len(flat), self.rows):
             # A fresh tensor: the same alignment whatever its place in the stack.
             piece = flat[i : i + self.rows].clone()
             extra = {} if context is None else {"context": context[i : i + self.rows].clone()}
+            if times is not None:
+                extra["times"] = times[i : i + self.rows]
             with torch.set_grad_enabled(stack.graph):
                 piece.requires_grad_(stack.graph)
                 mean = denoiser(piece, t, **extra).mean

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..assimilation.baselines_config import METHODS, OI, Ensemble, EnsembleFields
-from ..assimilation.config import GuidanceConfig, SamplerConfig
+from ..assimilation.config import CoarseConfig, GuidanceConfig, SamplerConfig
 from ..errors import BadInput
 from ..observations.config import Errors
 from .base import Context, Job, Ref
@@ -69,6 +69,9 @@ class Assimilate(Job):
     window: int = Field(24, ge=1, description="frames of a window")
     overlap: int = Field(12, ge=0, description="frames neighbouring windows share")
     compose: Literal["center", "junction"] = "center"
+    coarse: CoarseConfig | None = Field(
+        None, description="windows of a larger time step; the prior is trained on its 'time_steps'"
+    )
     guidance: GuidanceConfig = GuidanceConfig()
     sampler: SamplerConfig = SamplerConfig()
     reproducible: bool = Field(False, description="the same bits on any number of ranks")
@@ -113,6 +116,8 @@ class Assimilate(Job):
         for key, mode in (("lead", "forecast"), ("memory", "filtering")):
             if getattr(self, key) is not None and self.mode != mode:
                 raise ValueError(f"'{key}' goes with mode: {mode}")
+        if self.coarse is not None and not self.sampled:
+            raise ValueError("'coarse' goes with method: diffusion or conditioned")
         if self.mode == "forecast" and self.lead is None:
             raise ValueError("mode: forecast needs a 'lead'")
         if self.mode != "reanalysis" and not self.sampled:
@@ -298,6 +303,7 @@ class Assimilate(Job):
             likelihood=likelihood,
             context=told,
             compose=self.compose,
+            coarse=self._coarse(ctx),
             guidance=self.guidance,
             sampler=self.sampler,
             seed=self.seed,
@@ -327,6 +333,22 @@ class Assimilate(Job):
                     yield m, f, store.statistics.restore(x, [frames[f]])
 
         return results[0].members if any(r.frames for r in results) else [], pieces()
+
+    def _coarse(self, ctx: Context):
+        r"""The coarse windows, of a prior that knows their time step."""
+        if self.coarse is None:
+            return None
+        from ..assimilation import Coarse
+        from ..models.export import describe
+
+        known = describe(ctx.inputs[self.prior])["extra"].get("time_steps", [1])
+        if not {1, self.coarse.step} <= set(known):
+            raise BadInput(
+                f"windows of time steps 1 and {self.coarse.step}, by a prior of {known}",
+                ctx.inputs[self.prior],
+                f"Train it with 'time_steps: [1, {self.coarse.step}]', or leave out 'coarse'.",
+            )
+        return Coarse(**self.coarse.model_dump())
 
     def _conditioned(self, ctx: Context, prior: Any, store: Any, table: Any):
         r"""The prior that is shown the observations."""

@@ -43,6 +43,12 @@ class Train(Job):
         None, description="frames inside the training period kept for validation"
     )
     window: int = Field(1, ge=1, description="frames of a sample")
+    time_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1,),
+        min_length=1,
+        description="frames from one of a window to the next; of several, each is learnt, and the "
+        "denoiser is told which it sees: 'assimilate' can then use 'coarse' windows",
+    )
     model: Annotated[
         AutoencoderConfig | TrajectoryDenoiserConfig | PosteriorConfig,
         Field(discriminator="name"),
@@ -101,6 +107,7 @@ class Train(Job):
                 where.where(("conditioning",)),
             )
         self._check_data(study, where)
+        self._check_time_steps(where)
         span = self.frames or _span(study, self.data)
         if span is not None and self.window > span[1] - span[0]:
             raise BadInput(
@@ -114,6 +121,25 @@ class Train(Job):
                 f"{self.resources.tasks} ranks",
                 where.where(("training", "batch")),
                 "Change the batch or the ranks.",
+            )
+
+    def _check_time_steps(self, where: Any) -> None:
+        r"""Time steps are a denoiser's, and of windows as they are."""
+        if self.time_steps == (1,):
+            return
+        place = where.where(("time_steps",))
+        if self.model.name != "trajectory_denoiser" or self.window < 2:
+            raise BadInput(
+                f"'time_steps' means nothing to {self.model.name} with windows of {self.window}",
+                place,
+            )
+        if len(set(self.time_steps)) < len(self.time_steps):
+            raise BadInput(f"'time_steps' {list(self.time_steps)} has one twice", place)
+        if self.augmentation is not None or self.loss.rotation:
+            raise BadInput(
+                "windows are mixed or turned with others of the same time step only",
+                place,
+                "Leave out 'augmentation' and 'loss.rotation', or the time steps.",
             )
 
     def _check_data(self, study: Study, where: Any) -> None:
@@ -154,7 +180,7 @@ class Train(Job):
             return run(self, ctx)
         store = ctx.store(self.data)
         within = self._within(store.length)
-        windows = archive(store, self.window, within)
+        windows = archive(store, self.window, within, self.time_steps)
         data = windows
         if self.augmentation is not None:
             data = mixed(windows, self.augmentation, self.seed, 1024)
@@ -167,7 +193,7 @@ class Train(Job):
 
             self._check_shift(shift, store)
             data = Shifted(data, shift, self.seed)
-        held = archive(store, self.window, self.held) if self.held else None
+        held = self.held and archive(store, self.window, self.held, self.time_steps)
         learner = self._learner(store, held)
         return fit(self, ctx, learner, data, held)
 
@@ -245,11 +271,18 @@ class Train(Job):
 
         seen = self._observed(store)
         return DiffusionLearner(
-            {**fields, "channels": C, "grid": grid, "observed": len(seen)},
+            {
+                **fields,
+                "channels": C,
+                "grid": grid,
+                "observed": len(seen),
+                "timed": self.time_steps != (1,),
+            },
             self.loss,
             seed=self.seed,
             conditioning=self.conditioning,
             observed=seen,
+            time_steps=self.time_steps,
         )
 
     def _observed(self, store: Any) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["archive", "latitude_longitude", "mixed", "static_fields"]
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,11 +38,16 @@ class Anomalies:
         return x / k.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def archive(store: TrajectoryStore, window: int, within: tuple[int, int] | None) -> WindowDataset:
+def archive(
+    store: TrajectoryStore,
+    window: int,
+    within: tuple[int, int] | None,
+    time_steps: Sequence[int] = (1,),
+) -> WindowDataset:
     r"""All windows of a store's training frames."""
     from ..training.data import WindowDataset
 
-    return WindowDataset(Anomalies(store), window, within)
+    return WindowDataset(Anomalies(store), window, within, time_steps)
 
 
 def mixed(windows: WindowDataset, fields: MixingConfig, seed: int, size: int) -> MixedDataset:

@@ -13,6 +13,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+KEPT = 64  # patterns of times whose eigenvectors are kept
+
 
 class GaussianSkip(nn.Module):
     r"""E[x | x_t] for modes of variance :math:`\lambda_k` and lag-one correlation :math:`\rho_k`.
@@ -44,13 +46,14 @@ class GaussianSkip(nn.Module):
         return super()._apply(keep_wide, recurse)
 
     @torch.no_grad()
-    def fit(self, x: Tensor, shrinkage: float = 0.1) -> None:
+    def fit(self, x: Tensor, shrinkage: float = 0.1, step: int = 1) -> None:
         r"""Measures the modes on training windows.
 
         Arguments:
             x: Training windows, with shape :math:`(N, W, *)` and D values per frame.
             shrinkage: The weight given to the diagonal of the covariance, which an archive of
                 few windows needs (Ledoit and Wolf, 2004).
+            step: Frames from one of a window to the next.
         """
         x = x.flatten(2)
         frames = x.flatten(0, 1)
@@ -70,34 +73,55 @@ class GaussianSkip(nn.Module):
         if x.shape[1] > 1:
             a = x @ self.modes
             lagged = (a[:, 1:] * a[:, :-1]).mean((0, 1)) / a.square().mean((0, 1)).clamp_min(1e-12)
-            self.memory.copy_(lagged.clamp(0.0, 0.98))
+            self.memory.copy_(lagged.clamp(0.0, 0.98**step) ** (1 / step))
         self._eigen.clear()
 
-    def _temporal(self, length: int) -> tuple[Tensor, Tensor]:
+    def _temporal(self, times: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         r"""Eigenvalues (k, W) and eigenvectors (k, W, W) of every mode's correlation in time."""
-        key = (length, self.memory.device, self.memory.dtype)
+        key = (times, self.memory.device, self.memory.dtype)
         if key not in self._eigen:
+            if len(self._eigen) >= KEPT:
+                self._eigen.clear()
             with torch.no_grad():
-                i = torch.arange(length, device=self.memory.device)
+                i = torch.tensor(times, dtype=torch.float64, device=self.memory.device)
                 lag = (i[:, None] - i[None, :]).abs()
                 correlation = self.memory.double()[:, None, None] ** lag
                 values, vectors = torch.linalg.eigh(correlation)
                 self._eigen[key] = values.to(self.memory), vectors.to(self.memory)
         return self._eigen[key]
 
-    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, times: Tensor | None = None
+    ) -> Tensor:
         r"""
         Arguments:
             x_t: Noisy windows, with shape :math:`(B, W, *)`.
             alpha: The scales :math:`\alpha_t`, with shape :math:`(B)`.
             sigma: The noise levels :math:`\sigma_t`, with shape :math:`(B)`.
+            times: The times of the frames, in frames of the training data, with shape
+                :math:`(B, W)`; one after the other when it is None.
 
         Returns:
             The posterior means, with the shape of `x_t`.
         """
+        if times is None:
+            return self._denoise(x_t, alpha, sigma, tuple(range(x_t.shape[1])))
+        rows: dict[tuple[float, ...], list[int]] = {}
+        for k, row in enumerate((times - times[:, :1]).tolist()):
+            rows.setdefault(tuple(row), []).append(k)
+        if len(rows) == 1:
+            return self._denoise(x_t, alpha, sigma, next(iter(rows)))
+        out = torch.empty_like(x_t)
+        for row, k in rows.items():
+            out[k] = self._denoise(x_t[k], alpha[k], sigma[k], row)
+        return out
+
+    def _denoise(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, times: tuple[float, ...]
+    ) -> Tensor:
         shape = x_t.shape
         x = x_t.flatten(2)
-        values, vectors = self._temporal(shape[1])
+        values, vectors = self._temporal(times)
         alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         a = x @ self.modes  # (B, W, k)
         power = (self.variance[:, None] * values).T[None]  # (1, W, k)

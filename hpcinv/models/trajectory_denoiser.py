@@ -27,7 +27,7 @@ class NoiseEmbedding(nn.Module):
 
     Arguments:
         features: The number of features returned.
-        context: The number :math:`K` of context features per frame.
+        context: The number of further features per frame.
         frequencies: The number of sine-cosine pairs of the noise level.
     """
 
@@ -51,6 +51,19 @@ class NoiseEmbedding(nn.Module):
         level = level[:, None].expand(-1, context.shape[1], -1)
         features = torch.cat([level, context], dim=-1)
         return self.layers(features.to(self.layers[0].weight.dtype))
+
+
+def gaps(times: Tensor) -> Tensor:
+    r"""Logarithms of the gaps before and after each frame, (B, W) to (B, W, 2).
+
+    The first and the last frame have one gap only, and tell it twice; a frame alone tells zeros.
+    """
+    if times.shape[1] == 1:
+        return times.new_zeros(*times.shape, 2)
+    gap = (times[:, 1:] - times[:, :-1]).log2()
+    return torch.stack(
+        [torch.cat([gap[:, :1], gap], dim=1), torch.cat([gap, gap[:, -1:]], dim=1)], dim=-1
+    )
 
 
 class SpaceTimeBlock(nn.Module):
@@ -138,6 +151,7 @@ class TrajectoryDenoiser(Denoiser):
         checkpointing: Whether blocks are recomputed in the backward pass, to save memory.
         observed: The number of channels whose observations condition it, 0 for none
             (:mod:`hpcinv.models.observed_fields`).
+        timed: Whether it is told the times of the frames, for windows of any time step.
     """
 
     def __init__(
@@ -155,6 +169,7 @@ class TrajectoryDenoiser(Denoiser):
         periodic: bool | str = True,
         checkpointing: bool = False,
         observed: int = 0,
+        timed: bool = False,
     ) -> None:
         super().__init__()
         grid = tuple(int(n) for n in grid)
@@ -162,12 +177,12 @@ class TrajectoryDenoiser(Denoiser):
             raise ValueError(f"a frame has at most two axes, got the grid {grid}")
         self.schedule = VESchedule(sigma_min=sigma_min, sigma_max=sigma_max)
         self.channels, self.grid, self.context = channels, grid, context
-        self.observed = observed
+        self.observed, self.timed = observed, timed
         # Fewer axes are a grid with rows of one: the same layers serve columns and plain vectors.
         self.plane = (1,) * (2 - len(grid)) + grid
         self.checkpointing = checkpointing
         features = max(64, width)
-        self.embedding = NoiseEmbedding(features, context)
+        self.embedding = NoiseEmbedding(features, context + 2 * timed)
         self.position = PositionField(position, self.plane)
         self.enter = nn.Conv2d(channels + position + 2 * observed, width, 1)
         kernel = tuple(3 if n > 1 else 1 for n in self.plane)
@@ -204,6 +219,7 @@ class TrajectoryDenoiser(Denoiser):
         t: Tensor,
         context: Tensor | None = None,
         y: Tensor | None = None,
+        times: Tensor | None = None,
         **kwargs,
     ) -> DiracPosterior:
         r"""
@@ -214,6 +230,9 @@ class TrajectoryDenoiser(Denoiser):
                 zeros when it is None.
             y: The fields of what is observed, with shape :math:`(B, W, 2 c_y, *grid)`; nothing
                 is when it is None.
+            times: The times of the frames, in frames of the training data, with shape
+                :math:`(W)` or :math:`(B, W)`; one after the other when it is None. A denoiser
+                that is not `timed` takes no others.
 
         Returns:
             The posterior, with its mean of the shape of `x_t`.
@@ -224,6 +243,13 @@ class TrajectoryDenoiser(Denoiser):
         if context is None:
             context = x_t.new_zeros(b, n, self.context)
         context = context[..., : self.context].expand(b, n, self.context)
+        if self.timed:
+            if times is None:
+                times = torch.arange(n, device=x_t.device)
+            times = times.to(torch.float32).expand(b, n)
+            context = torch.cat([context, gaps(times).to(context)], dim=-1)
+        else:
+            times = None
         unit = torch.rsqrt(alpha**2 + sigma**2)
 
         def column(v: Tensor) -> Tensor:
@@ -232,7 +258,7 @@ class TrajectoryDenoiser(Denoiser):
         if self.skip is None:
             mean = column(alpha * unit**2) * x_t
         else:
-            mean = self.skip(x_t, alpha, sigma)
+            mean = self.skip(x_t, alpha, sigma, times)
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
         dtype = self.enter.weight.dtype
         if not self.observed:

@@ -43,23 +43,33 @@ class WindowDataset:
         store: The store.
         window: The number of frames :math:`W` of a window.
         within: Keep only windows inside this half-open range of frames.
+        time_steps: The frames from one of a window to the next. Windows of every step are
+            samples of an epoch.
 
     Raises:
-        BadInput: If no segment of the store is as long as a window.
+        BadInput: If no segment of the store is as long as a window of each time step.
     """
 
     def __init__(
-        self, store: TrajectoryStore, window: int, within: tuple[int, int] | None = None
+        self,
+        store: TrajectoryStore,
+        window: int,
+        within: tuple[int, int] | None = None,
+        time_steps: Sequence[int] = (1,),
     ) -> None:
-        self.store, self.window = store, window
-        self.starts = store.windows(window, within)
-        if len(self.starts) == 0:
-            longest = max((b - a for a, b in store.segments), default=0)
-            raise BadInput(
-                f"no window of {window} frames fits in the store",
-                where=store.folder,
-                instead=f"Its longest segment has {longest} frames in {within or 'all'}.",
-            )
+        self.store, self.window, self.timed = store, window, tuple(time_steps) != (1,)
+        starts = [store.windows(k * (window - 1) + 1, within) for k in time_steps]
+        for k, found in zip(time_steps, starts, strict=True):
+            if len(found) == 0:
+                longest = max((b - a for a, b in store.segments), default=0)
+                raise BadInput(
+                    f"no window of {window} frames {f'{k} apart ' if k > 1 else ''}fits in the "
+                    "store",
+                    where=store.folder,
+                    instead=f"Its longest segment has {longest} frames in {within or 'all'}.",
+                )
+        self.starts = np.concatenate(starts)
+        self.steps = np.repeat(np.array(time_steps), [len(found) for found in starts])
         self._table = store.context()
         size = 4 * store.length * len(store.channels) * int(np.prod(store.grid))
         self._kept = store.standardised(0, store.length) if size <= KEPT_IN_MEMORY else None
@@ -69,7 +79,7 @@ class WindowDataset:
 
     def frames(self, number: int) -> np.ndarray:
         r"""The frame numbers of a window, with shape (W)."""
-        return int(self.starts[number]) + np.arange(self.window)
+        return int(self.starts[number]) + int(self.steps[number]) * np.arange(self.window)
 
     def context(self, number: int) -> np.ndarray:
         r"""The context of a window, with shape (W, K); K is 0 without a calendar."""
@@ -83,12 +93,16 @@ class WindowDataset:
 
     def sample(self, epoch: int, number: int) -> Sample:
         r"""The window `number`; the same in every epoch."""
-        start = int(self.starts[number])
+        frames = self.frames(number)
+        k, span = int(self.steps[number]), (int(frames[0]), int(frames[-1]) + 1)
         if self._kept is not None:
-            x = self._kept[start : start + self.window]
+            x = self._kept[span[0] : span[1] : k]
+        elif k == 1:
+            x = self.store.standardised(*span)
         else:
-            x = self.store.standardised(start, start + self.window)
-        return {"x": np.asarray(x, np.float32), "context": self.context(number)}
+            x = np.concatenate([self.store.standardised(f, f + 1) for f in frames.tolist()])
+        found = {"x": np.asarray(x, np.float32), "context": self.context(number)}
+        return found | {"times": (frames - frames[0]).astype(np.float32)} if self.timed else found
 
 
 class MixedDataset:

@@ -35,6 +35,7 @@ class DiffusionLearner(Learner):
         conditioning: The observation sets that the denoiser is shown, None for an unconditional
             one.
         observed: The channels that can be observed; as many as the model's `observed`.
+        time_steps: The time steps of the windows that it is shown, in frames.
     """
 
     def __init__(
@@ -45,18 +46,27 @@ class DiffusionLearner(Learner):
         seed: int = 0,
         conditioning: ConditioningConfig | None = None,
         observed: Sequence[int] = (),
+        time_steps: Sequence[int] = (1,),
     ) -> None:
         super().__init__(build(model, seed=seed), model)
         self.terms = loss or DiffusionLoss()
         self.conditioning, self.observed = conditioning, list(observed)
+        self.time_steps = list(time_steps)
 
     def setup(self, dataset: Dataset) -> None:
         r"""Fits the Gaussian skip to the training windows."""
         if self.module.skip is None:
             return
         number = min(FITTED, len(dataset))
-        x = np.stack([dataset.sample(1 << 20, i)["x"] for i in range(number)])
-        self.module.skip.fit(torch.from_numpy(x), self.terms.shrinkage)
+        samples = [dataset.sample(1 << 20, i) for i in range(number)]
+        step = 1
+        if self.module.timed and samples[0]["x"].shape[0] > 1:
+            # The memory is that from a frame to the next: measured where they are closest.
+            steps = [round(float(s["times"][1] - s["times"][0])) for s in samples]
+            step = min(steps)
+            samples = [s for s, k in zip(samples, steps, strict=True) if k == step]
+        x = np.stack([s["x"] for s in samples])
+        self.module.skip.fit(torch.from_numpy(x), self.terms.shrinkage, step)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> Sample:
         level = self.terms.log_sigma_mean + self.terms.log_sigma_std * rng.standard_normal()
@@ -74,10 +84,11 @@ class DiffusionLearner(Learner):
         alpha, sigma = alpha.reshape(column), sigma.reshape(column)
         context = batch["context"] if self.module.context else None
         x_t = alpha * x + sigma * batch["noise"]
-        d = self.module(x_t, t, context=context, y=batch.get("y")).mean
+        d = self.module(x_t, t, context=context, y=batch.get("y"), times=batch.get("times")).mean
         weight = (alpha / sigma) ** 2 + 1
         return (weight * (d.float() - x).square()).mean()
 
     def finish(self, module: nn.Module, dataset: Dataset, folder: Path) -> dict[str, Any]:
-        r"""Says which channels the denoiser was trained to be shown."""
-        return {"observed": self.observed} if self.observed else {}
+        r"""Says which channels and which time steps the denoiser was trained to be shown."""
+        told: dict[str, Any] = {"observed": self.observed} if self.observed else {}
+        return told | {"time_steps": self.time_steps}
