@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from hpcinv.errors import BadInput
+from hpcinv.kinds.execute import _begin
 from hpcinv.kinds.prepare import input_digests
-from hpcinv.runs.folder import RunFolder, spent
+from hpcinv.runs.folder import Fenced, RunFolder, spent
 from hpcinv.runs.tasks import forget, states
 
 
@@ -64,6 +65,27 @@ def test_an_input_may_appear_late(tmp_path):
     assert input_digests(folders, job, patience=30) == {"truth": "d1"}
     assert time.monotonic() - began < 25
     timer.join()
+
+
+def test_nothing_made_of_other_inputs_is_gone_on_from(tmp_path):
+    """A training that was stopped must not resume from what it learnt of older data."""
+    folder = RunFolder(tmp_path / "s" / "train")
+    folder.prepare("kind: train\n", "train")
+    assert _begin(folder, 1, {"data": "1"}, range(1)) == 1
+    for name in ("checkpoints/latest", "logs/slurm-1.log", "parts/0.h5"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_text("step-3-a1")
+    folder.end("stopped")
+    assert _begin(folder, 1, {"data": "1"}, range(1)) == 2 and folder.reached() == "step-3"
+    folder.end("stopped")
+    assert _begin(folder, 1, {"data": "2"}, range(1)) == 3 and folder.reached() is None
+    assert {p.name for p in folder.path.iterdir() if p.name[0] != "."} == {
+        "job.yaml", "manifest.json", "logs",
+    }  # fmt: skip
+    assert (folder.path / "logs" / "slurm-1.log").exists()
+    assert (folder.path / ".attempts-to-2" / "parts" / "0.h5").exists()
+    with pytest.raises(Fenced):
+        folder.fence(2)
 
 
 def test_a_task_whose_folder_is_gone_counts_from_one(tmp_path):

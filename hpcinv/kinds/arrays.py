@@ -54,10 +54,13 @@ def check_array(job: Job, source: Source) -> None:
     if array is None:
         return
     if array.over not in job.axes:
+        other = f"Possible: {', '.join(job.axes)}." if job.axes else "Remove the array."
+        if array.over == "seeds":
+            other += " Whole jobs of several seeds: each: {seed: [0, 1, 2]}."
         raise BadInput(
             f"a job of kind '{job.kind}' cannot be cut over {array.over}",
             source.where(("resources", "array", "over")),
-            f"Possible: {', '.join(job.axes)}." if job.axes else "Remove the array.",
+            other,
         )
     length = job.axis(array.over)
     if array.tasks > length:

@@ -91,7 +91,11 @@ class Ref:
 class Array(Fields):
     r"""A job cut into tasks, each with a contiguous block of one axis; ids stay global."""
 
-    over: Literal["members", "dates", "shards", "observations"]
+    over: Literal["members", "dates", "seeds", "shards", "observations"] = Field(
+        description="the axis, each of what has one: the members of an assimilation; the dates "
+        "of observing, encoding and what analyses frame by frame; the seeds of a posterior's "
+        "training; the shards of simulations and mixtures; the observations inferred from"
+    )
     tasks: int = Field(ge=1, description="blocks the axis is cut into, of sizes that differ by 1")
     throttle: int | None = Field(None, ge=1, description="most tasks at once")
     pack: int = Field(1, ge=1, description="short tasks that share one Slurm job, in sequence")

@@ -164,12 +164,15 @@ def _run(
 
 
 def _begin(folder: RunFolder, ranks: int, inputs: dict, block: range) -> int:
-    r"""Starts an attempt; a task whose inputs have changed since begins anew."""
-    if folder.task is None:
-        return folder.start(ranks, inputs)
+    r"""Starts an attempt; where the inputs have changed since the last one, it begins anew."""
     m = folder.manifest()
+    moved = m["attempts"] and m["inputs"] != inputs
+    if folder.task is None:
+        if moved:
+            folder.clear()
+        return folder.start(ranks, inputs)
     earlier = []
-    if m["attempts"] and m["inputs"] != inputs:
+    if moved:
         folder.set_aside()
         earlier = m["attempts"]
     return folder.start(ranks, inputs, earlier, block=[block.start, block.stop])

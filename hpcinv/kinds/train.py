@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Train"]
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -59,8 +60,18 @@ class Train(Job):
         None, description="observation sets that a denoiser is shown: method 'conditioned'"
     )
     training: TrainConfig
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="of a posterior: trainings from 'seed', 'seed' + 1, ..., whose flows make one "
+        "ensemble",
+    )
 
     backend: ClassVar[str] = "torch"
+    axes: ClassVar[tuple[str, ...]] = ("seeds",)
+
+    def axis(self, over: str) -> int:
+        return self.seeds
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +119,7 @@ class Train(Job):
             )
         self._check_data(study, where)
         self._check_time_steps(where)
+        self._check_seeds(where)
         span = self.frames or _span(study, self.data)
         if span is not None and self.window > span[1] - span[0]:
             raise BadInput(
@@ -140,6 +152,16 @@ class Train(Job):
                 "windows are mixed or turned with others of the same time step only",
                 place,
                 "Leave out 'augmentation' and 'loss.rotation', or the time steps.",
+            )
+
+    def _check_seeds(self, where: Any) -> None:
+        r"""Only flows can be mixed; models of other kinds stay several."""
+        if self.model.name != "posterior" and (self.seeds > 1 or self.resources.array):
+            key = ("seeds",) if self.seeds > 1 else ("resources", "array", "over")
+            raise BadInput(
+                f"models '{self.model.name}' of several seeds cannot be made one",
+                where.where(key),
+                "Write each: {seed: [0, 1, 2]}: a job, and a model, of each seed.",
             )
 
     def _check_data(self, study: Study, where: Any) -> None:
@@ -196,6 +218,11 @@ class Train(Job):
         held = self.held and archive(store, self.window, self.held, self.time_steps)
         learner = self._learner(store, held)
         return fit(self, ctx, learner, data, held)
+
+    def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
+        from .train_posterior import join, told
+
+        return join(self, ctx, parts) if self.seeds > 1 else told(parts[0])
 
     def _check_shift(self, shift: tuple[int, ...], store: Any) -> None:
         r"""Shifts go along axes that close on themselves, in whole parts of them, without land."""
@@ -301,31 +328,39 @@ class Train(Job):
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         t = self.training
-        return {"model": self.model.name, "steps": str(t.steps), "batch": str(t.batch)}
+        out = {"model": self.model.name, "steps": str(t.steps), "batch": str(t.batch)}
+        return out | ({"seeds": str(self.seeds)} if self.seeds > 1 else {})
 
 
-def fit(job: Train, ctx: Context, learner: Any, data: Any, held: Any) -> dict[str, str]:
+def fit(
+    job: Train, ctx: Context, learner: Any, data: Any, held: Any, nth: int | None = None
+) -> dict[str, str]:
     r"""Trains a learner by the one loop; what every model's job ends in.
+
+    Arguments:
+        nth: Which of the job's `seeds` it is of, in a folder of its own; by default the only one.
 
     Returns:
         The digest of the exported model.
     """
     from ..training import train
 
-    ctx.progress.begin(f"training the {job.model.name.replace('_', ' ')}")
+    folder = ctx.folder if nth is None else ctx.folder / "seeds" / str(nth)
+    of = "" if nth is None else f", seed {nth + 1} of {job.seeds}"
+    ctx.progress.begin(f"training the {job.model.name.replace('_', ' ')}{of}")
     figures = train(
         learner,
         data,
-        job.training.model_copy(update={"seed": job.seed}),
+        job.training.model_copy(update={"seed": job.seed + (nth or 0)}),
         world=ctx.world,
-        folder=ctx.folder,
+        folder=folder,
         progress=ctx.progress,
         stop=ctx.stop,
         validation=held,
         attempt=ctx.attempt,
     )
     ctx.say("  ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float)))
-    return {"model": digest(ctx.folder)}
+    return {"model": digest(folder)}
 
 
 def importance(store: Any):

@@ -5,6 +5,7 @@ r"""The run folder `runs/<study>/<job>/` and its manifest.
     submission.json what was sent to Slurm, and the ids it gave
     logs/           what the attempts printed
     checkpoints/    of jobs that resume
+    seeds/<n>/      of a training from several seeds: checkpoints and model of the nth
     tasks/<k>/      of a job cut into an array: manifest, checkpoints and outputs of task k
     states/         how the tasks stand, in the names of empty files
     ...             the outputs
@@ -133,6 +134,17 @@ class RunFolder:
         os.replace(self.path, place)
         return place
 
+    def clear(self) -> None:
+        r"""Moves what earlier attempts made out of the way, into a hidden folder of this one;
+        the job file, the manifest, the logs and the tasks of an array stay."""
+        stay = {"job.yaml", "manifest.json", "submission.json", "logs", "tasks", "states"}
+        made = [p for p in self.path.iterdir() if p.name not in stay and p.name[0] != "."]
+        if made:
+            place = self.path / f".attempts-to-{len(self.manifest()['attempts'])}"
+            place.mkdir(exist_ok=True)
+            for p in made:
+                os.replace(p, place / p.name)
+
     def submission(self) -> dict[str, Any]:
         r"""What was sent to Slurm, as `launch` wrote it; empty where there was nothing."""
         try:
@@ -216,12 +228,16 @@ class RunFolder:
             sign(self.run, self.task, (state, n), ("running", n))
 
     def reached(self) -> str | None:
-        r"""How far the newest checkpoint is, whichever attempt made it; None without one."""
-        try:
-            tag = (self.path / "checkpoints" / "latest").read_text().strip()
-        except OSError:
-            return None
-        return re.sub(r"-a\d+\w*$", "", tag)
+        r"""How far the newest checkpoint is, whichever attempt made it; None without one. Of a
+        job that goes from seed to seed, how far that of each is."""
+        found = []
+        for at in (self.path, *sorted(self.path.glob("seeds/*"))):
+            try:
+                tag = (at / "checkpoints" / "latest").read_text().strip()
+            except OSError:
+                continue
+            found.append(re.sub(r"-a\d+\w*$", "", tag))
+        return " ".join(found) or None
 
     def stuck(self) -> bool:
         r"""Whether this attempt and the one that Slurm restarted have stopped at the same place.

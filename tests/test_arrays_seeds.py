@@ -1,0 +1,115 @@
+"""Arrays over seeds: trainings of a posterior from several seeds make one ensemble of flows."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_study import make
+
+from hpcinv.errors import BadInput
+from hpcinv.io.rows import Rows
+from hpcinv.kinds.study import load
+from hpcinv.models import load as load_model
+from hpcinv.runs.folder import RunFolder
+
+JOBS = {
+    "1_simulate": "kind: simulate\nsimulator: npe_toys:Linear\nsimulations: 1500\n",
+    "2_train": "kind: train\ndata: simulate\nmodel: {name: posterior, flows: [maf], width: 16}\n"
+    "training: {steps: 150, checkpoint_every: 50}\nloss: {validation: 0.2}\nseed: 5\nseeds: 3\n",
+}
+
+
+def toy(folder):
+    folder.mkdir()
+    for name, text in JOBS.items():
+        (folder / f"{name}.yaml").write_text(text + "resources: {cpus_per_task: 1}\n")
+    return folder
+
+
+def hpcinv(*args, env=None):
+    env = (env or os.environ) | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", *map(str, args)], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_flows_of_several_seeds_are_one_ensemble_however_they_are_cut(tmp_path):
+    study, runs, other = toy(tmp_path / "toy"), tmp_path / "runs", tmp_path / "other"
+    hpcinv("run", study, "--runs", runs)
+    train = runs / "toy" / "train"
+    whole = load_model(train)
+    alone = [load_model(train / "seeds" / str(k)) for k in range(3)]
+    assert len(whole.members) == 3
+
+    # The ensemble is the mixture of the trained flows, and no flow is that of another seed.
+    rows = Rows(runs / "toy" / "simulate")
+    theta, x = (torch.from_numpy(rows.read(n, 1200, 1500)) for n in ("theta", "x"))
+    each = torch.stack([f.log_prob(theta, x) for f in alone])
+    mixed = (each + whole.weights.double().log()[:, None]).logsumexp(0)
+    assert torch.allclose(whole.log_prob(theta, x), mixed, atol=1e-6)
+    assert min((each[a] - each[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))) > 1e-3
+    told = json.loads((train / "model.json").read_text())["extra"]
+    assert told["validation"] <= min(told["validation_of_seeds"]) + 1e-3
+
+    # The first is what a training of its seed alone gives.
+    hpcinv("run", study / "1_simulate.yaml", "--runs", other)
+    hpcinv("run", study / "2_train.yaml", "seeds=1", "--runs", other)
+    once = load_model(other / "toy" / "train")
+    assert all(torch.equal(v, once.state_dict()[k]) for k, v in alone[0].state_dict().items())
+
+    # Cut into tasks of an array, the same bits.
+    array = "resources={array: {over: seeds, tasks: 2}, cpus_per_task: 1}"
+    hpcinv("run", study / "2_train.yaml", array, "--runs", other, "--fresh")
+    cut = other / "toy" / "train"
+    assert [manifest(cut / "tasks" / str(k))["block"] for k in (0, 1)] == [[0, 1], [1, 3]]
+    assert manifest(cut)["outputs"] == manifest(train)["outputs"]
+
+
+def test_seeds_where_they_mean_nothing_are_refused_with_what_to_write(tmp_path):
+    study = toy(tmp_path / "toy")
+    with pytest.raises(BadInput, match="4 tasks cannot share 3 seeds"):
+        load(study, None, ["train.resources.array={over: seeds, tasks: 4}"]).check()
+    with pytest.raises(BadInput, match="cannot be cut over members"):
+        load(study, None, ["train.resources.array={over: members, tasks: 2}"]).check()
+    tiny = make(tmp_path / "tiny")
+    (tiny / "5_prior.yaml").write_text(
+        "kind: train\ndata: import\nmodel: {name: trajectory_denoiser}\n"
+        "training: {steps: 5, batch: 2}\n"
+    )
+    for given in ("seeds=2", "resources.array={over: seeds, tasks: 1}"):
+        with pytest.raises(BadInput, match=r"of several seeds.*\n?.*each: {seed: \[0, 1, 2\]}"):
+            load(tiny, None, [f"prior.{given}"]).check()
+    with pytest.raises(BadInput, match=r"over seeds.*\n?.*Whole jobs of several seeds: each"):
+        load(tiny, None, ["import.resources.array={over: seeds, tasks: 2}"]).check()
+
+
+def test_how_far_seeds_have_come_is_progress(tmp_path):
+    folder = RunFolder(tmp_path / "s" / "train")
+    for n, step in ((0, 150), (1, 50)):
+        at = folder.path / "seeds" / str(n) / "checkpoints"
+        at.mkdir(parents=True)
+        (at / "latest").write_text(f"step-{step}-a1")
+    assert folder.reached() == "step-150 step-50"
+    (at / "latest").write_text("step-100-a2")
+    assert folder.reached() == "step-150 step-100"
+
+
+def test_the_weight_of_a_flow_that_learnt_nothing_is_none():
+    """What the join relies on: a seed that went wrong takes no part."""
+    from hpcinv.models.posterior_flow import PosteriorFlow
+
+    flow = PosteriorFlow([{"name": "a"}], (1,), flows=["maf"] * 3, width=4)
+    normal = -0.5 * torch.randn(3, 2000).square() - 0.5 * math.log(2 * math.pi)
+    flow.fit_weights(torch.stack([normal[0], normal[0] - 6, normal[0]]))
+    assert flow.weights[1] == 0 and torch.allclose(flow.weights[[0, 2]], torch.tensor([0.5, 0.5]))
