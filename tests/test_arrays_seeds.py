@@ -76,6 +76,45 @@ def test_flows_of_several_seeds_are_one_ensemble_however_they_are_cut(tmp_path):
     assert manifest(cut)["outputs"] == manifest(train)["outputs"]
 
 
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_on_slurm_a_seed_that_died_is_trained_again_alone(cluster, tmp_path):
+    study, here, there = toy(tmp_path / "toy"), tmp_path / "here", tmp_path / "there"
+    (study / "3_infer.yaml").write_text(
+        "kind: infer\nposterior: train\nsimulations: simulate\nobservations: simulate\n"
+        "rows: [0, 8]\nsamples: 50\nmap_steps: 2\nresources: {cpus_per_task: 1}\n"
+    )
+    hpcinv("run", study, "--runs", here, env=cluster)
+    # Seed 1 dies, on its first start, when it has saved its first checkpoint.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('HPCINV_TASK') == '1' and 'SLURM_STEP_ID' in os.environ:\n"
+        "    import hpcinv.training.checkpoints as c\n"
+        "    save = c.Checkpoints.save\n"
+        "    def dies(self, *a, **k):\n"
+        "        save(self, *a, **k)\n"
+        "        if self.attempt == 1: raise MemoryError('as if')\n"
+        "    c.Checkpoints.save = dies\n"
+    )
+    env = cluster | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])}
+    command = [sys.executable, "-m", "hpcinv"]
+    array = "train.resources={array: {over: seeds, tasks: 3}, cpus_per_task: 1}"
+    told = {"capture_output": True, "text": True, "env": env}
+    to = ["--runs", str(there)]
+    done = subprocess.run([*command, "submit", study, array, *to, "--wait"], **told)
+    assert done.returncode == 1 and "memory of the host" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run([*command, "retry", "toy", *to], **told)
+    assert done.returncode == 0 and "(1 tasks:" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run([*command, "submit", study, array, *to, "--wait"], **told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    train = there / "toy" / "train"
+    assert [len(manifest(train / "tasks" / str(k))["attempts"]) for k in range(3)] == [1, 2, 1]
+    assert manifest(train / "tasks" / "1")["attempts"][1]["from"] == "step-50"
+    for job in ("train", "infer"):
+        a, b = (manifest(runs / "toy" / job)["outputs"] for runs in (here, there))
+        assert a == b, job
+
+
 def test_seeds_where_they_mean_nothing_are_refused_with_what_to_write(tmp_path):
     study = toy(tmp_path / "toy")
     with pytest.raises(BadInput, match="4 tasks cannot share 3 seeds"):

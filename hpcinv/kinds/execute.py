@@ -52,6 +52,8 @@ def execute(path: Path, ranks: int | None = None) -> int:
         # One setting for both ranks and libraries; read by torch when it is first imported.
         os.environ["OMP_NUM_THREADS"] = str(threads)
     stop = StopFlag().listen()
+    if "HPCINV_STARTER" in os.environ:
+        stop.follow(int(os.environ["HPCINV_STARTER"]))
     world: World | None = None
     try:
         world = connect("none" if step == arrays.JOIN else job.backend, rendezvous=top.logs)

@@ -60,7 +60,7 @@ def environment(ranks: int, threads: int) -> dict[str, str]:
     # of a process that began MPI by itself (Open MPI leaves its marks in the environment).
     foreign = ("PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE_", "OMPI_MCA_ess",
                "OMPI_MCA_orte", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "HPCINV_TASK",
-               "HPCINV_MET")  # fmt: skip
+               "HPCINV_MET", "HPCINV_STARTER")  # fmt: skip
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     env.update(HPCINV_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     env.setdefault("PYTHONUNBUFFERED", "1")
@@ -96,7 +96,7 @@ def start(
     Returns:
         The exit code of the first rank that failed, or 0.
     """
-    env = environment(ranks, threads)
+    env = environment(ranks, threads) | {"HPCINV_STARTER": str(os.getpid())}
     if step is not None:
         env["HPCINV_TASK"] = str(step)
     with open(log, "ab") as out:

@@ -3,13 +3,18 @@ r"""The stop flag: signals set it, ranks agree on it at step boundaries.
 A signal handler does nothing but set a flag: no collective, no write. Slurm sends USR1 or USR2
 before the time limit and TERM at preemption, to some ranks or to all; what any rank has seen,
 all ranks learn at their next step, and they stop together.
+
+Ranks that a command started here stop, too, when that command was killed: nobody would see them.
 """
 
 from __future__ import annotations
 
 __all__ = ["StopFlag"]
 
+import os
 import signal
+import threading
+import time
 from types import FrameType
 
 from ..parallel import World
@@ -25,6 +30,20 @@ class StopFlag:
         r"""Catches the signals; to be called from the main thread."""
         for s in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             signal.signal(s, self._caught)
+        return self
+
+    def follow(self, pid: int) -> StopFlag:
+        r"""Sets the flag when a process of this machine is gone, and with it who started us."""
+
+        def watch() -> None:
+            while self.seen is None:
+                try:
+                    os.kill(pid, 0)
+                except ProcessLookupError:
+                    self.set("the command that started it is gone")
+                time.sleep(1)
+
+        threading.Thread(target=watch, daemon=True, name="hpcinv starter").start()
         return self
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
