@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hpcinv.evaluation import energy as energy_module
 from hpcinv.evaluation.crps import crps
-from hpcinv.evaluation.energy import energy
 from hpcinv.evaluation.flatness import contrasts, flatness
 from hpcinv.evaluation.physics import DENSITY, DRY_AIR, OMEGA, checks
 from hpcinv.evaluation.reliability import reliability
@@ -24,7 +24,20 @@ def globe(lat, lon, channels=("u", "v"), units=("m s-1", "m s-1"), names=None):
     )  # fmt: skip
 
 
-def test_the_energy_score_is_the_fair_crps_of_one_number_and_proper():
+def energy(x, y, w, size=5):
+    r"""Of a field in blocks of some points."""
+
+    def blocks(*some):
+        for a in range(0, len(y), size):
+            at = slice(a, a + size)
+            yield [x[r.start : r.stop, at] for r in some], y[at], w[at]
+
+    return energy_module.energy(blocks, len(x), w.sum())
+
+
+@pytest.mark.parametrize("tile", [2, 3, 512])
+def test_the_energy_score_is_the_fair_crps_of_one_number_and_proper(tile, monkeypatch):
+    monkeypatch.setattr(energy_module, "TILE", tile)
     for members, y in (([0, 4, 3, 7], 2.0), ([1, -1, 2, 4], 3.0), ([0, 1, 4], 1.0)):
         x = np.array(members, float)
         assert energy(x[:, None], np.array([y]), np.ones(1)) == pytest.approx(
@@ -97,7 +110,7 @@ def test_members_that_are_too_smooth_lose_small_scales():
     y = rng.standard_normal((1, 20 * 40))
     x = np.repeat(y[None], 3, 0).reshape(3, 20, 40)
     x = (x + np.roll(x, 1, 2) + np.roll(x, -1, 2)) / 3
-    truth, members, mean = s.three(x.reshape(3, 1, -1), y)[:, 0]
+    truth, members, mean = s.three(x.reshape(3, 1, -1), y, 3)[:, 0]
     assert np.abs(members - mean).max() < 1e-12  # three equal members
     assert 0.8 < members[1] / truth[1] < 1.05 and members[-1] < 0.75 * truth[-1]
 
@@ -186,7 +199,7 @@ def test_budgets_are_the_changes_of_the_globes_means():
     assert np.sqrt(c.of(moving, rest)[-1]) == pytest.approx(50 * 50000 / 9.80665, rel=1e-6)
     # truth keeps its mass, members do not; and a region has no budget
     flat = lambda a: a.reshape(*a.shape[:-2], -1)  # noqa: E731
-    told = c.both(flat(np.stack([more, wave])), flat(x), (flat(np.stack([x, x])), flat(x)))
+    told = c.both([(flat(more), flat(x)), (flat(wave), flat(x))], 2, flat(x), flat(x))
     assert told[0, -2] == 0 and told[1, -2] == pytest.approx(0.5 / 9.80665**2)
     assert "change of energy" not in checks(make(lat[10:])).names
 
@@ -201,7 +214,7 @@ def test_brier_and_its_parts_agree_with_the_scores_package_and_the_definition():
     count = rng.binomial(M, chance)
     hit = rng.random(n) < chance
     w = rng.random(n)
-    found = reliability(np.bincount(count, w, M + 1), np.bincount(count, w * hit, M + 1))
+    found = reliability(np.bincount(count, w, M + 1), np.bincount(count, w * hit, M + 1), M)
     theirs = brier_score(
         xr.DataArray(count / M, dims="n"), xr.DataArray(hit.astype(float), dims="n"),
         weights=xr.DataArray(w / w.mean(), dims="n"),
@@ -212,9 +225,9 @@ def test_brier_and_its_parts_agree_with_the_scores_package_and_the_definition():
     # the fair score of a perfect ensemble is that of its chances, E p (1 - p), for any M
     for many in (2, 20):
         k = rng.binomial(many, chance)
-        fair = reliability(np.bincount(k, None, many + 1), np.bincount(k, hit, many + 1))
+        fair = reliability(np.bincount(k, None, many + 1), np.bincount(k, hit, many + 1), many)
         assert fair["fair_brier"] == pytest.approx(1 / 6, abs=0.015)
-    assert reliability(np.array([1.0, 0, 1]), np.array([0.0, 0, 1]))["brier"] == 0
+    assert reliability(np.array([1.0, 0, 1]), np.array([0.0, 0, 1]), 2)["brier"] == 0
 
 
 def test_the_flatness_test_keeps_its_level_in_spite_of_autocorrelation():

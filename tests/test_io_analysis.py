@@ -85,6 +85,9 @@ def agree(folder: Path) -> None:
         for m in MEMBERS:
             assert np.array_equal(a.read(m), truth(m))
             assert np.array_equal(a.read(m, 2, 5), truth(m)[2:5])
+            flat = truth(m)[3, 1].reshape(-1)
+            for lo, hi in ((0, flat.size), (1, 2), (flat.size // 2 + 1, flat.size - 1)):
+                assert np.array_equal(a.cells(m, 3, 1, lo, hi), flat[lo:hi])
 
 
 def test_one_process_and_digests(tmp_path):
@@ -227,6 +230,10 @@ def test_levels_and_one_dimension(tmp_path):
     writer.close()
     join(tmp_path / "b", [0])
     assert np.array_equal(open_analysis(tmp_path / "b").read(0), y)
+    for name, z in (("a", x), ("b", y)):
+        flat = z[1, 0].reshape(-1)
+        got = open_analysis(tmp_path / name).cells(0, 1, 0, 1, flat.size - 1)
+        assert np.array_equal(got, flat[1:-1])
 
 
 def test_mask_is_fill_in_the_file_and_nan_for_the_reader(tmp_path):
@@ -243,6 +250,7 @@ def test_mask_is_fill_in_the_file_and_nan_for_the_reader(tmp_path):
         assert np.array_equal(np.ma.getmaskarray(f["UWND"][0]), ~mask)
     a = open_analysis(tmp_path)
     assert np.array_equal(a.mask, mask) and np.array_equal(a.read(0), x, equal_nan=True)
+    assert np.array_equal(a.cells(0, 1, 0, 20, 60), x[1, 0].reshape(-1)[20:60], equal_nan=True)
 
 
 def test_damage_is_named(tmp_path):

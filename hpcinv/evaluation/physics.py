@@ -32,6 +32,7 @@ from __future__ import annotations
 __all__ = ["Checks", "checks"]
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -222,16 +223,16 @@ class Checks:
         return np.append(out, last)
 
     def both(
-        self, x: np.ndarray, y: np.ndarray, before: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> np.ndarray:
-        r"""Of truth y :math:`(C, n)`, and of members x :math:`(M, C, n)` on average: (2, Q).
+        self, x: Iterable[tuple[np.ndarray, np.ndarray | None]], members: int, y: np.ndarray,
+        before: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        r"""Of truth y :math:`(C, n)`, and of members on average: (2, Q).
 
         Arguments:
-            x, y: The frame.
-            before: The same of the frame before, if any.
+            x: Of each member the frame :math:`(C, n)` and, if there is one, that before it.
+            members: How many there are.
+            y, before: The truth's.
         """
-        shape = (x.shape[1], *self.grid)
-        old = (None,) * len(x) if before is None else [m.reshape(shape) for m in before[0]]
-        members = [self.of(m.reshape(shape), b) for m, b in zip(x, old, strict=True)]
-        last = None if before is None else before[1].reshape(shape)
-        return np.stack([self.of(y.reshape(shape), last), np.mean(members, 0)])
+        whole = lambda v: None if v is None else v.reshape(len(y), *self.grid)  # noqa: E731
+        truth = self.of(whole(y), whole(before))
+        return np.stack([truth, sum(self.of(whole(a), whole(b)) for a, b in x) / members])

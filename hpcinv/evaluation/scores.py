@@ -131,12 +131,16 @@ def scorecard(
         if pool:
             entry["pooled"] = {m: interval(pooled[m]) for m in METRICS if m in pooled}
             entry["pooled"] |= _histogram(sums.ranks.sum(1))
-            entry["pooled"] |= _events(sums.events.sum((0, 1)), sums.hits.sum((0, 1)))
+            entry["pooled"] |= _events(
+                sums.events.sum((0, 1)), sums.hits.sum((0, 1)), sums.members
+            )
         entry["channels"] = {}
         for c, channel in enumerate(channels):
             found = {m: interval(by_channel[m][:, c]) for m in METRICS if m in by_channel}
             entry["channels"][channel] = found | _histogram(sums.ranks[:, c])
-            entry["channels"][channel] |= _events(sums.events[:, c].sum(0), sums.hits[:, c].sum(0))
+            entry["channels"][channel] |= _events(
+                sums.events[:, c].sum(0), sums.hits[:, c].sum(0), sums.members
+            )
         entry["frames"] = _series(sums, s)
         if spectrum is not None:
             entry["spectrum"] = _spectrum(sums.power / L, spectrum, channels)
@@ -155,20 +159,29 @@ def scorecard(
 def _derive(sums: FrameSums, counts: np.ndarray, scale: np.ndarray):
     r"""Scores of every replicate: by channel (B, C) and pooled (B)."""
     a = {n: counts @ getattr(sums, n) for n in SUMS}
-    ranks = np.einsum("bl,lck->bck", counts, sums.ranks)
-    by_channel = _metrics(a, ranks, sums.members)
+    by_channel = _metrics(a, sums.members)
     power = {"error": 1, "squared": 2, "variance": 2, "crps": 1, "energy": 1, "weight": 0}
     pooled = {n: (a[n] / scale ** power[n]).sum(1) for n in SUMS}
-    return by_channel, _metrics(pooled, ranks.sum(1), sums.members)
+    together = _metrics(pooled, sums.members)
+    if sums.members > 1:
+        each = [_distance(counts @ sums.ranks[:, c]) for c in range(sums.ranks.shape[1])]
+        by_channel["rank_distance"] = np.stack(each, 1)
+        together["rank_distance"] = _distance(counts @ sums.ranks.sum(1))
+    return by_channel, together
 
 
-def _metrics(a: dict[str, np.ndarray], ranks: np.ndarray, M: int) -> dict[str, np.ndarray]:
+def _distance(ranks: np.ndarray) -> np.ndarray:
+    r"""Distance from a flat one of the histograms of replicates (B, K): (B)."""
+    h = ranks / ranks.sum(-1, keepdims=True)
+    return 0.5 * np.abs(h - 1 / h.shape[-1]).sum(-1)
+
+
+def _metrics(a: dict[str, np.ndarray], M: int) -> dict[str, np.ndarray]:
     w = a["weight"]
     mse, variance = a["squared"] / w, a["variance"] / w
     found = {"rmse": np.sqrt(mse), "bias": a["error"] / w}
     found |= {"crps": a["crps"] / w, "energy": a["energy"] / w}
     if M > 1:
-        h = ranks / ranks.sum(-1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             # A perfect mean has no skill to divide by: the ratio is then infinite, told as 1e9.
             ratio = np.sqrt((M + 1) / M * variance / mse)
@@ -177,7 +190,6 @@ def _metrics(a: dict[str, np.ndarray], ranks: np.ndarray, M: int) -> dict[str, n
             "spread": np.sqrt(variance),
             "spread_skill": np.nan_to_num(ratio, nan=1.0, posinf=1e9),
             "spread_skill_unbiased": np.nan_to_num(unbiased, nan=1.0, posinf=1e9),
-            "rank_distance": 0.5 * np.abs(h - 1 / (M + 1)).sum(-1),
         }
     return found
 
@@ -195,8 +207,8 @@ def _histogram(ranks: np.ndarray) -> dict[str, Any]:
     return told if test is None else told | {"flatness": test}
 
 
-def _events(events: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
-    return {"reliability": reliability(events, hits)} if events.any() else {}
+def _events(events: np.ndarray, hits: np.ndarray, members: int) -> dict[str, Any]:
+    return {"reliability": reliability(events, hits, members)} if events.any() else {}
 
 
 def _spectrum(power: np.ndarray, spectrum: Any, channels: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 __all__ = ["Cartesian", "Spherical", "spectrum"]
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -48,22 +49,26 @@ class _Spectrum(ABC):
     def power(self, x: np.ndarray) -> np.ndarray:
         r"""Power of fields :math:`(n, *grid)` in each wave: :math:`(n, K)`."""
 
-    def three(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def three(self, x: Iterable[np.ndarray], y: np.ndarray, members: int) -> np.ndarray:
         r"""Power of the truth, of the members on average, and of their mean.
 
         Arguments:
-            x: Members, with shape :math:`(M, C, n)`, n the points of the grid in C order.
+            x: Members one by one, each with shape :math:`(C, n)`, n the points of the grid in C
+                order.
             y: Truth, with shape :math:`(C, n)`.
+            members: How many there are.
 
         Returns:
             With shape :math:`(3, C, K)`.
         """
-        M, C, _ = x.shape
+        C = len(y)
         out = np.zeros((3, C, len(self.waves)))
         out[0] = self.power(y.reshape(C, *self.grid))
-        for m in range(M):  # one member at a time: memory does not grow with them
-            out[1] += self.power(x[m].reshape(C, *self.grid)) / M
-        out[2] = self.power(x.mean(0, dtype=np.float64).reshape(C, *self.grid))
+        mean = np.zeros(y.shape)
+        for one in x:
+            out[1] += self.power(one.reshape(C, *self.grid)) / members
+            mean += one
+        out[2] = self.power((mean / members).reshape(C, *self.grid))
         return out
 
 

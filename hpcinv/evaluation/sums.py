@@ -4,7 +4,8 @@ Everything a score needs is a sum over grid points, kept for each frame and chan
 sum of its weights. Sums of disjoint frames merge by addition, so any split of the frames over
 ranks or array tasks gives the same numbers, and a bootstrap over frames needs no data.
 
-Members are read frame by frame: memory is that of the members of two frames.
+Members are read frame by frame, and large ensembles by blocks of cells (`blocks`), so that memory
+depends neither on their number nor on that of the frames, but for the sums themselves.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import numpy as np
 
 from ..errors import BadInput
 from ..parallel import World
+from .blocks import Frames
 from .crps import _of_sorted
-from .energy import energy
-
-BATCH = 1 << 22  # numbers sorted at once
+from .energy import TILE, energy
+from .ranks import bins, nearest, place
 
 POINTWISE = (
     "weight", "error", "squared", "variance", "crps", "energy", "increment", "true_increment"
@@ -46,9 +47,10 @@ class FrameSums:
             (`hpcinv.evaluation.energy`).
         increment, true_increment: of :math:`(x_t - x_{t-1})^2`, members' average, and of the
             truth's; zero in frame 0.
-        ranks: of the indicator of each rank of the truth among the members, :math:`(L, C, M + 1)`.
+        ranks: of the indicator of each rank of the truth among the members, :math:`(L, C, K)`, K
+            being M + 1 or, of many members, fewer (`hpcinv.evaluation.ranks`).
         events, hits: by the number of members above the threshold, 0 to M: of one, and of whether
-            the truth is above it, :math:`(L, C, M + 1)`; zero without a threshold.
+            the truth is above it, :math:`(L, C, K)`; zero without a threshold.
         power: power spectra of truth, members and ensemble mean, summed over frames,
             :math:`(3, C, K)`; see `hpcinv.evaluation.spectra`.
         checks: mean squares of physical quantities of truth and members, summed over frames,
@@ -76,7 +78,7 @@ class FrameSums:
         cls, frames: int, channels: int, members: int, waves: int = 0, checks: int = 0
     ) -> FrameSums:
         point = [np.zeros((frames, channels)) for _ in POINTWISE]
-        ranks = [np.zeros((frames, channels, members + 1)) for _ in HISTOGRAMS]
+        ranks = [np.zeros((frames, channels, bins(members))) for _ in HISTOGRAMS]
         return cls(*point, *ranks, np.zeros((3, channels, waves)), np.zeros((2, checks)), members)
 
     def merge(self, other: FrameSums) -> FrameSums:
@@ -120,8 +122,7 @@ def evaluate(
     r"""Compares an ensemble with the truth, frame by frame.
 
     Arguments:
-        ensemble: Reader with `.read(member, start, stop)` -> :math:`(n, C, *grid)`, physical.
-        truth: Reader with `.read(start, stop)`; a trajectory store.
+        ensemble, truth: Readers, see `hpcinv.evaluation.blocks.Frames`.
         members: Ids of the members, in any order; it does not matter.
         length: Frames :math:`L` of the trajectory.
         truth_start: Frame of the truth beside frame 0 of the ensemble.
@@ -154,77 +155,70 @@ def evaluate(
         length, C, M, 0 if spectrum is None else len(spectrum.waves),
         0 if checks is None else len(checks.names),
     )  # fmt: skip
-
-    def load(t: int) -> tuple[np.ndarray, np.ndarray]:
-        y = truth.read(truth_start + t, truth_start + t + 1)[0].reshape(C, -1)[:, valid]
-        x = np.empty((M, C, len(valid)), np.float32)
-        for k, m in enumerate(members):
-            x[k] = ensemble.read(m, t, t + 1)[0].reshape(C, -1)[:, valid]
-        _finite(x, y, truth, members, t, truth_start + t)
-        return x, y.astype(np.float32)
-
-    before = load(start - 1) if lo < start < stop else None
+    both = Frames(ensemble, truth, members, truth_start, valid)
+    every = range(M)
     for t in range(start, stop):
-        x, y = load(t)
+        y, old = both.true(t), both.true(t - 1) if t > lo else None
         above = None
         if threshold is not None:
             above = np.asarray(threshold(truth_start + t)).reshape(C, -1)[:, valid]
         if spectrum is not None:
-            sums.power += spectrum.three(x, y)
+            sums.power += spectrum.three((both.field(t, m) for m in every), y, M)
         if checks is not None:
-            sums.checks += checks.both(x, y, before)
+            pairs = ((both.field(t, m), both.field(t - 1, m) if t > lo else None) for m in every)
+            sums.checks += checks.both(pairs, M, y, old)
         for c in range(C):
             sums.weight[t, c] = w.sum()
-            _add(sums, t, c, x[:, c], y[c], w, seed)
-            sums.energy[t, c] = w.sum() * energy(x[:, c], y[c], w)
-            if above is not None:
-                count = (x[:, c] > above[c]).sum(0)
-                sums.events[t, c] = np.bincount(count, w, M + 1)
-                sums.hits[t, c] = np.bincount(count, w * (y[c] > above[c]), M + 1)
-            if before is not None:
-                d = x[:, c].astype(np.float64) - before[0][:, c]
-                sums.increment[t, c] = (w * (d**2).mean(0)).sum()
-                d = y[c].astype(np.float64) - before[1][c]
-                sums.true_increment[t, c] = (w * d**2).sum()
-        before = (x, y)
+            ties = _Ties(seed, t, c, len(valid))
+            for at in both.blocks(1, M):
+                x, v, u = both.cells(t, c, every, at), y[c, at], w[at]
+                _add(sums, t, c, x, v, u, ties, at)
+                if above is not None:
+                    count = (x > above[c, at]).sum(0)
+                    bin_, size = nearest(count, M), bins(M)
+                    sums.events[t, c] += np.bincount(bin_, u, size)
+                    sums.hits[t, c] += np.bincount(bin_, u * (v > above[c, at]), size)
+                if old is not None:
+                    d = x.astype(np.float64)
+                    d -= both.cells(t - 1, c, every, at)
+                    sums.increment[t, c] += (u * np.square(d, out=d).mean(0)).sum()
+                    d = v.astype(np.float64) - old[c, at]
+                    sums.true_increment[t, c] += (u * d**2).sum()
+
+            def blocks(*some: range, t=t, c=c, y=y):
+                for at in both.blocks(len(some), TILE):
+                    yield [both.cells(t, c, r, at) for r in some], y[c, at], w[at]
+
+            sums.energy[t, c] = w.sum() * energy(blocks, M, w.sum())
         if progress is not None:
             progress.update(t + 1 - start, stop - start)
     return sums.reduce(world)
 
 
-def _add(sums: FrameSums, t: int, c: int, x, y, w, seed: int) -> None:
-    r"""Adds one frame and channel: x (M, n), y (n), w (n)."""
-    M, n = x.shape
-    size = max(1, BATCH // M)
-    ties = None
-    for a in range(0, n, size):
-        e = np.sort(x[:, a : a + size].astype(np.float64), axis=0)
-        v, u = y[a : a + size].astype(np.float64), w[a : a + size]
-        mean = e.mean(0)
-        sums.error[t, c] += (u * (mean - v)).sum()
-        sums.squared[t, c] += (u * (mean - v) ** 2).sum()
-        if M > 1:
-            sums.variance[t, c] += (u * e.var(0, ddof=1)).sum()
-        sums.crps[t, c] += (u * _of_sorted(e, v)).sum()
-        rank, equal = (e < v).sum(0), (e == v).sum(0)
-        if equal.any():
-            if ties is None:
-                from ..diffusion.noise import generator
+class _Ties:
+    r"""Random numbers of a frame and channel, one for each cell; drawn if any is asked for."""
 
-                ties = generator(seed, "rank ties", t, c).random(n)
-            rank = rank + np.floor(ties[a : a + size] * (equal + 1)).astype(int)
-        sums.ranks[t, c] += np.bincount(rank, u, minlength=M + 1)
+    def __init__(self, seed: int, t: int, c: int, cells: int) -> None:
+        self._key, self._cells, self._drawn = (seed, "rank ties", t, c), cells, None
+
+    def __getitem__(self, at: slice) -> np.ndarray:
+        if self._drawn is None:
+            from ..diffusion.noise import generator
+
+            self._drawn = generator(*self._key).random(self._cells)
+        return self._drawn[at]
 
 
-def _finite(x, y, truth, members, t: int, at: int) -> None:
-    if not np.isfinite(y).all():
-        c = truth.channels[int(np.argmax(~np.isfinite(y).all(1)))]
-        raise BadInput(f"'{c}' of the truth is not finite inside the mask", f"truth frame {at}")
-    good = np.isfinite(x).all(2)
-    if not good.all():
-        k, c = np.argwhere(~good)[0]
-        raise BadInput(
-            f"'{truth.channels[c]}' is not finite",
-            f"member {members[k]}, frame {t}",
-            "Run the job that makes this analysis again.",
-        )
+def _add(sums: FrameSums, t: int, c: int, x, y, w, ties: _Ties, at: slice) -> None:
+    r"""Adds a block of one frame and channel: x (M, n), y (n), w (n)."""
+    M = len(x)
+    e, v = np.sort(x.astype(np.float64), axis=0), y.astype(np.float64)
+    mean = e.mean(0)
+    sums.error[t, c] += (w * (mean - v)).sum()
+    sums.squared[t, c] += (w * (mean - v) ** 2).sum()
+    if M > 1:
+        sums.variance[t, c] += (w * e.var(0, ddof=1)).sum()
+    sums.crps[t, c] += (w * _of_sorted(e, v)).sum()
+    rank, equal = (e < v).sum(0), (e == v).sum(0)
+    within = ties[at] * (equal + 1) if equal.any() or bins(M) <= M else 0.0
+    sums.ranks[t, c] += np.bincount(place(rank, within, M), w, bins(M))

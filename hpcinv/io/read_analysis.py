@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Analysis", "check_member", "open_analysis", "read_layout"]
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Analysis:
         self.length, self.grid = layout.length, layout.grid
         self.layout = layout
         self._open: dict[int, Any] = {}
+        self._whole: set[int] = set()  # members whose file was looked at
         first = self._raw(self.members[0], 0, min(1, self.length))
         valid = (first != FILL).all(axis=(0, 1))
         self.mask = None if valid.all() else valid
@@ -60,7 +62,8 @@ class Analysis:
 
         return cftime.num2date(self.time, self.time_units, self.calendar)
 
-    def _raw(self, member: int, start: int, stop: int) -> np.ndarray:
+    def _from(self, member: int, start: int, stop: int, take: Callable[[Any], Any]) -> Any:
+        r"""What is taken of a member's open file."""
         import h5py
 
         if member not in self.files:
@@ -75,17 +78,26 @@ class Analysis:
         if member not in self._open:
             if len(self._open) >= 64:
                 self._open.pop(next(iter(self._open))).close()
-            check_member(path, self.layout)
+            if member not in self._whole:
+                check_member(path, self.layout)
+                self._whole.add(member)
             self._open[member] = h5py.File(path, "r")
-        out = np.empty((stop - start, len(self.channels), *self.grid), np.float32)
         try:
-            for c, name in enumerate(self.channels):
-                out[:, c] = self._open[member][name][start:stop]
+            return take(self._open[member])
         except (OSError, KeyError) as e:
             raise BadInput(
                 f"frames {start} to {stop - 1} cannot be read ({e})", path, AGAIN
             ) from e
-        return out
+
+    def _raw(self, member: int, start: int, stop: int) -> np.ndarray:
+        out = np.empty((stop - start, len(self.channels), *self.grid), np.float32)
+
+        def take(f: Any) -> np.ndarray:
+            for c, name in enumerate(self.channels):
+                out[:, c] = f[name][start:stop]
+            return out
+
+        return self._from(member, start, stop, take)
 
     def read(self, member: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         r"""Frames [start, stop) of one member, physical units, NaN outside the mask.
@@ -99,6 +111,23 @@ class Analysis:
         x = self._raw(member, start, self.length if stop is None else stop)
         if self.mask is not None:
             x[..., ~self.mask] = np.nan
+        return x
+
+    def cells(self, member: int, frame: int, channel: int, start: int, stop: int) -> np.ndarray:
+        r"""Cells [start, stop) of the grid in C order, of one channel of one member's frame.
+
+        Only their rows are read. NaN outside the mask.
+
+        Raises:
+            BadInput: As `read`.
+        """
+        width = int(np.prod(self.grid[1:]))
+        a, b = start // width, -(-stop // width)
+        name = self.channels[channel]
+        x = self._from(member, frame, frame + 1, lambda f: f[name][frame, a:b])
+        x = x.reshape(-1)[start - a * width : stop - a * width].astype(np.float32)
+        if self.mask is not None:
+            x[~self.mask.reshape(-1)[start:stop]] = np.nan
         return x
 
     def ensemble(self, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -226,7 +226,9 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
                 v = f[name]
                 own = v.dimensions
                 x = v[:]
-                if v.dtype.kind == "S":
+                if v.dtype is str:
+                    x = np.ma.filled(np.ma.asarray(x, object), "")
+                elif v.dtype.kind == "S":
                     x = np.char.strip(netCDF4.chartostring(np.ma.filled(x, b" "), "ascii"))
                     own = own[:-1]
                 elif v.dtype.kind != "O":
@@ -234,7 +236,7 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
                     if " since " in unit:
                         calendar = getattr(v, "calendar", "standard")
                         x = _dates(x, unit, calendar)
-                    elif v.dtype.kind == "f":
+                    elif np.ma.asarray(x).dtype.kind == "f":  # packed numbers are unpacked by now
                         x = np.ma.filled(x.astype(np.float64), np.nan)
                     else:
                         x = np.ma.filled(x, np.iinfo(v.dtype).min)
