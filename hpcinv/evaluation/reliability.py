@@ -7,9 +7,9 @@ members are, and the event's frequency :math:`o_k` among them,
 .. math:: BS = \sum_k w_k (p_k - o_k)^2 - \sum_k w_k (o_k - \bar o)^2 + \bar o (1 - \bar o),
 
 reliability (nothing is best), resolution and uncertainty (Murphy 1973); with as many bins as there
-are probabilities the sum is exact (those of many members are rounded, see `ranks`). Few members cost even the best ensemble something; the fair
-score :math:`BS - \sum_k w_k p_k (1 - p_k) / (M - 1)` judges the distribution behind them (Ferro
-2014).
+are probabilities the sum is exact (those of many members are rounded, see `ranks`). Few members
+cost even the best ensemble something; the fair score
+:math:`BS - \sum_k w_k p_k (1 - p_k) / (M - 1)` judges the distribution behind them (Ferro 2014).
 """
 
 from __future__ import annotations
