@@ -166,6 +166,8 @@ def plan(
         console.print(estimate_table(trainings, profile))
     if analyses := samplings(study, _runs(runs), trainings):
         console.print(sampling_table(analyses, profile))
+    if note := profile.misplaced(_runs(runs)):
+        print(note)
     if unknown:
         print(f"what {', '.join(unknown)} will hold is known once the data are there")
     if sbatch is not None:

@@ -170,6 +170,18 @@ def test_centres_say_where_they_are_from_and_that_they_are_untested(name):
     assert p.untested and p.source.startswith("http")
 
 
+def test_run_folders_that_are_not_on_the_scratch_are_told(study, tmp_path, monkeypatch):
+    p = load_profile("perlmutter")
+    scratch = tmp_path / "scratch"
+    monkeypatch.delenv("SCRATCH", raising=False)
+    assert p.misplaced(tmp_path) is None  # not known here
+    monkeypatch.setenv("SCRATCH", str(scratch))
+    assert p.misplaced(scratch / "runs") is None
+    assert f"--runs {scratch}/runs" in p.misplaced(tmp_path / "runs")
+    with pytest.raises(ValueError):
+        Profile(scratch="$(x)")
+
+
 class Slurm:
     """A Slurm on PATH: sbatch, squeue and scancel as shell scripts over a folder."""
 

@@ -136,6 +136,32 @@ def test_a_stopped_job_is_requeued_and_ends(cluster, study, tmp_path):
     assert m["attempts"][1]["slurm"]["restart"] == "1"
 
 
+@pytest.mark.slow
+def test_slurm_warns_ninety_seconds_before_the_limit(cluster, study, tmp_path):
+    """By a signal to the ranks of both nodes: they stop together, and the next start ends."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "if os.environ.get('SLURM_RESTART_COUNT', '0') == '0' and 'SLURM_PROCID' in os.environ:\n"
+        "    import hpcinv.kinds.import_ as m\n"
+        "    from hpcinv.errors import Stopped\n"
+        "    def run(self, ctx):\n"
+        "        while not ctx.stop.requested(ctx.world):\n"
+        "            time.sleep(0.2)\n"
+        "        raise Stopped(f'by {ctx.world.all_gather(ctx.stop.seen)}')\n"
+        "    m.Import.run = run\n"
+    )
+    env = cluster | {"PYTHONPATH": f"{tmp_path}:{cluster['PYTHONPATH']}"}
+    runs = tmp_path / "runs"
+    args = ["resources={nodes: 2, time: 3m, mem_per_task: 300MB}", "--runs", runs, "--wait"]
+    done = hpcinv(env, "submit", study / "1_import.yaml", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = told(runs, "import")["attempts"]
+    assert (first["state"], second["state"]) == ("stopped", "complete")
+    assert second["slurm"]["restart"] == "1"
+    (log,) = (runs / "tiny" / "import" / "logs").glob("slurm-*.log")
+    assert "stopped and can be resumed: by ['SIGUSR2', 'SIGUSR2']" in log.read_text()
+
+
 def test_ctrl_c_leaves_the_jobs(cluster, study, tmp_path):
     import signal
 

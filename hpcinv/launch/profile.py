@@ -98,6 +98,11 @@ class Profile(Nodes):
     setup: list[Line] = Field([], description="shell lines of the site, e.g. module load ...")
     environment: dict[Name, Line] = {}
     staging: Staging | None = None
+    scratch: str | None = Field(
+        None,
+        pattern=r"^(/|\$[A-Z_]+)[A-Za-z0-9_./-]*$",
+        description="the parallel file system, where run folders belong; may begin with $VARIABLE",
+    )
     signal_delay: int = Field(90, ge=1, description="seconds between the signal and the end")
     max_restarts: int = Field(10, ge=0)
     max_array: int | None = Field(None, ge=1, description="MaxArraySize; else Slurm is asked")
@@ -110,6 +115,16 @@ class Profile(Nodes):
             given = {k: getattr(self.gpu_nodes, k) for k in self.gpu_nodes.model_fields_set}
             fields |= given | {"sbatch": self.sbatch | self.gpu_nodes.sbatch}
         return Nodes.model_construct(**fields)
+
+    def misplaced(self, runs: Path) -> str | None:
+        r"""A note where run folders are not on the site's parallel file system."""
+        place = os.path.expandvars(self.scratch or "")
+        if not place or "$" in place or Path(runs).resolve().is_relative_to(Path(place).resolve()):
+            return None
+        return (
+            f"note: '{self.name}' keeps large results in {place}, the run folders are in {runs}; "
+            f"to have them there: --runs {place}/runs"
+        )
 
     def check(self, name: str, job: Job) -> None:
         r"""What a site cannot give is known before the queue.

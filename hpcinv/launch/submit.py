@@ -48,6 +48,8 @@ def submit_study(
         profile.check(name, study.jobs[name])
     for partition in {profile.nodes_of(study.jobs[n]).partition for n in names}:
         check_partition(partition, profile.name)
+    if note := profile.misplaced(runs):
+        print(note)
     for name in names:
         study.jobs[name].fetch()
     delivery = Delivery(study, runs, profile, names, cluster)
