@@ -71,6 +71,20 @@ def test_reasons_of_waiting():
     assert cause(state="PENDING", reason="Priority") is None
 
 
+def test_what_sbatch_says_when_it_refuses():
+    for said, name in (
+        ("Invalid account or account/partition combination specified", "account"),
+        ("Invalid qos specification", "qos"),
+        ("Invalid partition name specified", "partition"),
+        ("Job violates accounting/QOS policy (job submit limit, ...)", "limits"),
+        ("Requested node configuration is not available", "limits"),
+        ("Requested reservation is invalid", "refused"),
+        ("Invalid feature specification", "refused"),
+    ):
+        log = f"\n/r/s/job/logs: Slurm refused the job: Batch job submission failed: {said}"
+        assert cause(log=log) == name, said
+
+
 def test_every_rule_says_what_to_do_and_can_be_met():
     for rule in rules():
         assert rule.says and rule.do and (rule.state or rule.reason or rule.text or rule.code)

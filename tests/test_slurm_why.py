@@ -56,6 +56,7 @@ CAUSES = {
     "tool": "missing module or library",
     "partition": "partition",
     "limits": "limits",
+    "refused": "refused",
 }
 RANKS = {"mpi-abort": 2, "second-rank": 2}
 
@@ -68,7 +69,7 @@ def study(tmp_path):
         old.unlink()
     odd = tmp_path / "odd"
     odd.mkdir()
-    for name in ("partition", "limits", "tool"):
+    for name in ("partition", "limits", "refused", "tool"):
         more = "resources: {mem_per_task: 900GB}\n" if name == "limits" else ""
         (odd / f"{name}.yaml").write_text(text.replace("field", "../fail/field") + more)
     for name in [*INSIDE, "nan"]:
@@ -115,8 +116,14 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
     def job_of(name):
         return json.loads((runs / "fail" / name / "submission.json").read_text())["slurm_job"]
 
-    # Refused at submission: a partition that went away, and more memory than a node has.
-    for name, profile in (("partition", "partition: nowhere\n"), ("limits", "mpi: pmix\n")):
+    # Refused at submission: a partition that went away, more memory than a node has, a reservation
+    # that nobody made.
+    sites = {
+        "partition": "partition: nowhere\n",
+        "limits": "mpi: pmix\n",
+        "refused": "sbatch: {reservation: nobody}\n",
+    }
+    for name, profile in sites.items():
         (tmp_path / f"{name}.site.yaml").write_text(profile)
     import hpcinv.launch.submit as submitting
     from hpcinv.errors import BadInput
@@ -127,7 +134,7 @@ def test_provoked_failures_are_named(cluster, study, tmp_path):
         for key, value in env.items():
             patch.setenv(key, value)
         patch.setattr(submitting, "check_partition", lambda *a: None)
-        for name in ("partition", "limits"):
+        for name in sites:
             profile = load_profile(str(tmp_path / f"{name}.site.yaml"))
             with pytest.raises(BadInput, match="Slurm refused"):
                 submitting.submit_study(load(tmp_path / f"odd/{name}.yaml"), runs, profile)
