@@ -63,6 +63,26 @@ def test_a_flow_is_that_of_its_parameters_alone_and_resolved_in_time():
     assert error[0] < 0.2 * s.noise_velocity and error[1:].max() < 1e-3
 
 
+def test_a_flow_moved_by_a_symmetry_is_a_flow():
+    """Advanced after it was moved, and moved after it was advanced: the same."""
+    n = 16
+    s = make("kolmogorov-parameters", {"size": n, "every": 2, "gauges": True})
+    d = Kolmogorov(n, reynolds=30.0, wavenumber=2, dt=0.25, spin_up=4, pressure=True)
+    first = d.initial(Key(0, np.arange(64)))
+    first = d.advance(first + torch.tensor([0.3, -0.2, 0.0])[:, None, None])  # with a mean flow
+    u = torch.rand(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def moved(x):  # on every point of the grid
+        fine = make("kolmogorov-parameters", {"size": n, "every": 1, "gauges": True})
+        return fine.moved(x[:, :, None], u)[:, :, 0]
+
+    assert (d.advance(moved(first)) - moved(d.advance(first))).abs().max() < 1e-12
+    # All of the 8 x 4 x 2 symmetries of the points that are seen are drawn, and differ.
+    seen = s.moved(torch.randn(1, 3, 1, 8, 8).expand(1000, -1, -1, -1, -1),
+                   Key(0, np.arange(1000)).uniform("symmetry", (3,)))  # fmt: skip
+    assert len({row.numpy().tobytes() for row in seen}) == 64
+
+
 def test_noise_is_of_the_velocities_and_of_the_pressure_itself():
     s = make("kolmogorov-parameters", QUICK | {"gauges": True})
     x = torch.zeros(500, 3, 2, 8, 8)

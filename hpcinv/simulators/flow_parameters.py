@@ -12,6 +12,12 @@ see :math:`p` itself, and :math:`\rho` is its ratio to the :math:`p / \rho` of t
 
 Of pressure x is :math:`\mathrm{arsinh}(p / \sigma_p)`, a logarithm where there is signal:
 densities differ by orders of magnitude. Its noise is Gaussian in p.
+
+The first flow is drawn from a law that no shift and no reflection changes, and the forcing is
+kept by shifts along x, by half a period along y with x reflected, and by half a turn. A flow so
+moved is as likely as the flow itself, whatever the parameters: with each draw of the noise it is
+moved anew, and training sees hundreds of flows where one was simulated. Without that a network
+learns by heart which density a flow had, though nothing in it tells.
 """
 
 from __future__ import annotations
@@ -86,6 +92,10 @@ class FlowParameters:
                 Parameter("amplitude", 0.5, 2, "1"),
             ]
         )
+        # Half periods of the forcing, where they end on points that are seen: how many of them
+        # there are along y, and points of each.
+        whole = size % (2 * wavenumber * every) == 0
+        self._halves = (2 * wavenumber, size // (2 * wavenumber * every)) if whole else (1, 0)
         points = tuple((np.arange(0, size, every) * TWO_PI / size).tolist())
         self.outputs = Output(
             "u, v, arsinh(p / noise)" if gauges else "u, v",
@@ -116,11 +126,34 @@ class FlowParameters:
         return torch.cat([velocity, torch.asinh(pressure / self.noise_pressure)], dim=-4)
 
     def noise(self, x: Tensor, key: Key) -> Tensor:
-        r"""x of u, v (and p) with noise."""
+        r"""x of u, v (and p) of a flow that is as likely (see `moved`), with noise."""
+        x = self.moved(x, key.uniform("symmetry", (3,)))
         drawn = key.normal("gauges", x.shape[1:], x.dtype).to(x.device)
         velocity = x[:, :2] + self.noise_velocity * drawn[:, :2]
         pressure = torch.asinh(torch.sinh(x[:, 2:]) + drawn[:, 2:])
         return torch.cat([velocity, pressure], dim=1)
+
+    def moved(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""Flows moved by one of the symmetries that forcing, equations and first flow have.
+
+        Arguments:
+            x: Flows, with shape (n, C, F, M, M).
+            u: Which symmetry: numbers in [0, 1) with shape (n, 3), for the shift along x, half
+                periods along y, half a turn.
+        """
+        u, M = u.to(x.device), x.shape[-1]
+        count, step = self._halves
+        shift, half = (u[:, 0] * M).long(), (u[:, 1] * count).long()
+        turn = u[:, 2] >= 0.5
+        # sin(k y) changes its sign with each half period and with y: u must, and with it x.
+        sign_x, sign_y = 1 - 2 * ((half % 2 == 1) ^ turn).long(), 1 - 2 * turn.long()
+        i = torch.arange(M, device=x.device)
+        from_x = (shift[:, None] + sign_x[:, None] * i) % M
+        from_y = (step * half[:, None] + sign_y[:, None] * i) % M
+        rows = torch.arange(len(x), device=x.device)[:, None, None]
+        x = x.permute(0, 3, 4, 1, 2)[rows, from_y[:, :, None], from_x[:, None, :]]
+        signs = torch.stack([sign_x, sign_y, torch.ones_like(sign_x)], 1)[:, : x.shape[3]]
+        return x.permute(0, 3, 4, 1, 2) * signs[:, :, None, None, None].to(x.dtype)
 
     def observation(self, path: str | Path) -> Tensor:
         r"""A measured sequence as x: an `.npy` of u, v (and p) with the shape (C, F, M, M)."""
