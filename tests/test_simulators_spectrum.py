@@ -12,9 +12,10 @@ from scipy import stats
 from hpcinv.errors import BadInput
 from hpcinv.simulators import atmosphere, make, nemesis_tables, overlap
 from hpcinv.simulators.base import Key
+from hpcinv.simulators.measured_spectrum import PARSEC
 from hpcinv.simulators.observed_spectrum import binning, read_spectrum
 from hpcinv.simulators.opacity import read_cia, read_kta, read_tables
-from hpcinv.simulators.spectrum import PARSEC, Spectrum
+from hpcinv.simulators.spectrum import Spectrum
 
 GASES, W, N = ["H2O", "CO2", "CO", "CH4"], 6, 8
 PEER = Path(__file__).parent / "data" / "nemesispy_spectra.json"

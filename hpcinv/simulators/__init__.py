@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Name in a job file -> module of this room and class in it.
 BUILT_IN = {
     "spectrum": "spectrum:Spectrum",
+    "petitradtrans": "petitradtrans:PetitRADTRANS",
     "primitive_equations": "primitive_equations:PrimitiveEquations",
     "lorenz63": "lorenz:Lorenz63",
     "lorenz96": "lorenz:Lorenz96",

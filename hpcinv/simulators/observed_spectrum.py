@@ -11,7 +11,7 @@ in the unit of the wavelength.
 
 from __future__ import annotations
 
-__all__ = ["ObservedSpectrum", "binning", "read_spectrum"]
+__all__ = ["Bins", "ObservedSpectrum", "binning", "read_spectrum"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,14 @@ class ObservedSpectrum:
     flux: np.ndarray
     error: np.ndarray
     width: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Bins:
+    r"""W spectral bins: centres in µm, ascending, and their W + 1 edges."""
+
+    wavelength: np.ndarray
+    edges: np.ndarray
 
 
 def read_spectrum(path: str | Path) -> ObservedSpectrum:
@@ -118,7 +126,7 @@ def _check(values: np.ndarray, path: str | Path, numbers: list[int]) -> None:
         raise BadInput("no channel of it has a finite flux", path)
 
 
-def binning(seen: ObservedSpectrum, tables: KTables, where: object) -> np.ndarray:
+def binning(seen: ObservedSpectrum, tables: KTables | Bins, where: object) -> np.ndarray:
     r"""How much each bin of the tables weighs in each channel: (C, W), rows sum to one.
 
     Where the tables' bins adjoin, a channel is the mean over its width, or over the distance to

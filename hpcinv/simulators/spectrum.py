@@ -10,9 +10,7 @@ loss) and of the cloud. Radiation that leaves at an angle with cosine :math:`\mu
 with optical depths along the ray from above, is averaged over g in each bin and over the disc,
 :math:`F = 2 \pi \int I_\mu \mu\, d\mu`, and thinned by :math:`(R / d)^2`.
 
-What is stored is :math:`x = \mathrm{arsinh}(f / s)` of the flux f, where the softening s is the
-floor of the noise: a logarithm where there is signal, linear where noise may make f negative
-(Lupton et al. 1999). Noise is Gaussian in f.
+What is stored of the flux, and its noise, is told in `measured_spectrum.py`.
 """
 
 from __future__ import annotations
@@ -31,16 +29,16 @@ from torch import Tensor
 from ..errors import BadInput
 from . import nemesis_tables
 from .atmosphere import AMU, HELIUM, MASS, convective, guillot, layers, planck, rayleigh
-from .base import Axis, Curve, Key, Output, Parameter, Prior
+from .base import Axis, Curve, Output, Parameter, Prior
+from .measured_spectrum import JUPITER, PARSEC, MeasuredSpectrum
 from .observed_spectrum import binning, read_spectrum
 from .opacity import CIA, KTables, read_cia, read_tables
 from .overlap import mix_all
 
-JUPITER, PARSEC, AMAGAT = 7.1492e7, 3.0856775814913673e16, 2.68675e25
-FLUX = "W m-2 um-1"
+AMAGAT = 2.68675e25
 
 
-class Spectrum:
+class Spectrum(MeasuredSpectrum):
     r"""The simulator; a spectrum has C channels.
 
     Arguments:
@@ -121,60 +119,6 @@ class Spectrum:
         centres = tables.wavelength if self.seen is None else self.seen.wavelength
         self.outputs = Output("arsinh_flux", "1", (Axis("wavelength", "um", tuple(centres)),))
 
-    def simulate(self, theta: Tensor, key: Key | None = None) -> Tensor:
-        r"""x without noise: (n, P) to (n, C). It draws nothing."""
-        return torch.asinh(self.flux(theta) / self.floor)
-
-    def noise(self, x: Tensor, key: Key) -> Tensor:
-        r"""x of the flux with noise."""
-        f = self.flux_of(x)
-        drawn = key.normal("spectrum noise", f.shape[1:], f.dtype).to(f.device)
-        return torch.asinh((f + self.error(f) * drawn) / self.floor)
-
-    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        r"""log p(x | theta) of parameters (n, P) and noisy spectra (n, C), or of one of either.
-
-        NaN channels of x are missing.
-        """
-        f, y = self.flux(theta), self.flux_of(x)
-        sigma = self.error(f)
-        # d f / d x = sqrt(f² + floor²): the density is one of x.
-        terms = -0.5 * ((y - f) / sigma) ** 2 - torch.log(sigma * math.sqrt(2 * math.pi))
-        terms = terms + 0.5 * torch.log(y**2 + self.floor**2)
-        return torch.where(torch.isfinite(y), terms, 0.0).sum(dim=-1)
-
-    def flux_of(self, x: Tensor) -> Tensor:
-        r"""Flux in W m⁻² µm⁻¹ of x."""
-        return self.floor * torch.sinh(x)
-
-    def error(self, f: Tensor) -> Tensor:
-        r"""Standard deviation of the noise, the observed spectrum's where there is one."""
-        if self.seen is not None:
-            return torch.as_tensor(self.seen.error, dtype=f.dtype, device=f.device).expand_as(f)
-        return torch.sqrt(self.floor**2 + (f / self.snr) ** 2)
-
-    def observation(self, path: str | Path) -> Tensor:
-        r"""A real spectrum as x, shape (C). Its channels must be those of this simulator.
-
-        Raises:
-            BadInput: It is no spectrum, or its wavelengths are not those of the simulator.
-        """
-        found = read_spectrum(path)
-        if self.seen is None:
-            bins = binning(found, self.tables, path)
-            full = np.full(len(self.tables.wavelength), np.nan)
-            for c, row in enumerate(bins):
-                if np.count_nonzero(row) != 1:
-                    raise BadInput(
-                        f"the channel at {found.wavelength[c]:g} µm is none of the simulator's",
-                        path, "Simulate with options: {observed: FILE} to use its channels.",
-                    )  # fmt: skip
-                full[np.flatnonzero(row)] = found.flux[c]
-            return torch.asinh(torch.from_numpy(full) / self.floor).float()
-        if not np.allclose(found.wavelength, self.seen.wavelength, rtol=1e-4):
-            raise BadInput("its channels are not those the simulations were made with", path)
-        return torch.asinh(torch.from_numpy(found.flux) / self.floor).float()
-
     def temperature(self, theta: Tensor, p: Tensor) -> Tensor:
         r"""The temperature profile in K at pressures p (M) in Pa: (n, M)."""
         q = self._named(theta)
@@ -189,10 +133,6 @@ class Spectrum:
         axis = Axis("pressure", "Pa", tuple(p.tolist()))
         found = self.temperature(theta.double(), p).numpy()
         return [Curve("temperature", "K", axis, found, log=True, upright=True)]
-
-    def shown(self, x: Tensor) -> tuple[Tensor, str, str]:
-        r"""The flux of x."""
-        return self.flux_of(x.double()), "flux", FLUX
 
     def flux(self, theta: Tensor) -> Tensor:
         r"""Flux at the observer in W m⁻² µm⁻¹, (n, P) to (n, C), in the precision of theta."""

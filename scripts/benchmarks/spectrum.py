@@ -81,7 +81,8 @@ def main():
     import torch
 
     from hpcinv.simulators.base import Key
-    from hpcinv.simulators.spectrum import JUPITER, Spectrum
+    from hpcinv.simulators.measured_spectrum import JUPITER
+    from hpcinv.simulators.spectrum import Spectrum
 
     parse = argparse.ArgumentParser()
     parse.add_argument("--spectra", type=int, default=200)
