@@ -22,7 +22,8 @@ from hpcinv.models.embeddings import embedding
 from hpcinv.models.posterior_flow import PosteriorFlow
 from hpcinv.training import train
 from hpcinv.training.config import TrainConfig
-from hpcinv.training.posterior import PosteriorLearner, moments
+from hpcinv.training.posterior import PosteriorLearner, moments, redraw_of
+from hpcinv.training.posterior_config import PosteriorLoss
 from hpcinv.training.simulations import SimulationDataset
 
 JOBS = {
@@ -170,6 +171,40 @@ def test_moments_merge_and_leave_out_what_is_missing():
     mean, std = moments(x[i : i + 130] for i in range(0, 1000, 130))
     assert np.allclose(mean, np.nanmean(x, 0)) and std[2] == 1
     assert np.allclose(std[:2], np.nanstd(x, 0, ddof=1)[:2])
+
+
+class Shifted:
+    """x is theta, and any shift of both is as likely."""
+
+    def redrawn(self, theta, x, key):
+        shift = key.normal("shift", (1,))
+        return theta + shift, x + shift
+
+
+def test_symmetries_are_drawn_anew_for_parameters_and_x_together(tmp_path):
+    n = 40
+    theta = np.arange(n, dtype="f4")[:, None]
+    writer = PartWriter(tmp_path / "parts", 0, n, {"theta": ((1,), "f4"), "x": ((1,), "f4"),
+                                                   "ok": ((), "u1")})  # fmt: skip
+    writer.write(theta=theta, x=theta, ok=np.ones(n))
+    writer.close()
+    join(tmp_path, [tmp_path / "parts"], n, {})
+    data = SimulationDataset(Rows(tmp_path))
+    model = {"name": "posterior", "parameters": [{"name": "a"}], "shape": [1], "width": 8}
+    learner, plain = (
+        PosteriorLearner(model, PosteriorLoss(symmetries=on), redraw=redraw_of(Shifted(), 0))
+        for on in (True, False)
+    )
+    keys = [(e, k) for e in (0, 1) for k in range(n)]
+    found = learner.draws(data, keys, 0, "train")
+    shift = found["theta"][:, 0] - np.tile(theta[:, 0], 2)
+    assert np.allclose(found["x"], found["theta"], atol=1e-5)
+    assert 0.7 < shift.std() < 1.3 and abs(np.corrcoef(shift[:n], shift[n:])[0, 1]) < 0.5
+    # Of their own names, not of the batch's; and another purpose draws others.
+    alone = learner.draws(data, keys[50:52], 0, "train")["theta"]
+    assert np.array_equal(alone, found["theta"][50:52])
+    assert not np.allclose(learner.draws(data, keys, 0, "validation")["theta"], found["theta"])
+    assert np.array_equal(plain.draws(data, keys[:n], 0, "train")["theta"], theta)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resmlp", "conv1d", "conv2d", "set", "transformer"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from hpcinv.errors import BadInput
 from hpcinv.simulators import make
@@ -81,6 +82,21 @@ def test_a_flow_moved_by_a_symmetry_is_a_flow():
     seen = s.moved(torch.randn(1, 3, 1, 8, 8).expand(1000, -1, -1, -1, -1),
                    Key(0, np.arange(1000)).uniform("symmetry", (3,)))  # fmt: skip
     assert len({row.numpy().tobytes() for row in seen}) == 64
+
+
+def test_a_flow_redrawn_is_the_flow_of_its_new_density():
+    """Simulated with the parameters it was given, and moved as it was, it is the same."""
+    s = make("kolmogorov-parameters", QUICK | {"gauges": True})
+    key = Key(0, np.arange(6))
+    theta = s.prior.sample(key)
+    fresh, x = s.redrawn(theta, s.simulate(theta, key), key.again(3))
+    assert torch.equal(fresh[:, [0, 2]], theta[:, [0, 2]]) and (fresh[:, 1] != theta[:, 1]).all()
+    u = key.again(3).uniform("symmetry", (4,))
+    assert torch.allclose(x, s.moved(s.simulate(fresh, key), u), atol=1e-4)
+    # New densities are draws of the prior, whatever the old ones were.
+    many = Key(1, np.arange(4000))
+    fresh, _ = s.redrawn(theta[:1].expand(4000, -1), x[:1].expand(4000, -1, -1, -1, -1), many)
+    assert kstest(s.prior.quantile(fresh)[:, 1].numpy(), "uniform").pvalue > 1e-3
 
 
 def test_noise_is_of_the_velocities_and_of_the_pressure_itself():

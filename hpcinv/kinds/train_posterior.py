@@ -104,7 +104,7 @@ def _learner(
     job: Train, ctx: Context, data: Any, held: Any, nth: int = 0, flows: list[str] | None = None
 ) -> Any:
     r"""The learner of the nth seed, or that of other flows."""
-    from ..training.posterior import PosteriorLearner, noise_of
+    from ..training.posterior import PosteriorLearner, noise_of, redraw_of
 
     facts = data.rows.attributes
     simulator = simulator_of(facts["simulate"])
@@ -115,12 +115,20 @@ def _learner(
     }
     if flows is not None:
         model["flows"] = flows
-    noise = noise_of(simulator, job.seed + nth)
-    if nth and noise is not None:
-        # Means and deviations are those of one noise: flows of all seeds see the same numbers.
-        own, first = noise, noise_of(simulator, job.seed)
+    noise, redraw = (_of_seed(m, simulator, job.seed, nth) for m in (noise_of, redraw_of))
+    return PosteriorLearner(
+        model, job.loss, noise=noise, redraw=redraw, seed=job.seed + nth, held=held
+    )
 
-        def noise(x: Any, ids: Any, draw: int, purpose: str) -> Any:
-            return (first if purpose == "statistics" else own)(x, ids, draw, purpose)
 
-    return PosteriorLearner(model, job.loss, noise=noise, seed=job.seed + nth, held=held)
+def _of_seed(make: Any, simulator: Any, seed: int, nth: int) -> Any:
+    r"""What the nth seed draws of noise or symmetries, None where there is none."""
+    own, first = make(simulator, seed + nth), make(simulator, seed)
+    if own is None:
+        return None
+
+    def drawn(*given: Any) -> Any:
+        # Means and deviations are those of one seed: flows of all seeds see the same numbers.
+        return (first if given[-1] == "statistics" else own)(*given)
+
+    return drawn

@@ -313,6 +313,9 @@ class Simulator(Protocol):
 
     # def noise(self, x: Tensor, key: Key) -> Tensor
     #     What the instrument adds to x (n, *shape): drawn anew each time a simulation is seen.
+    # def redrawn(self, theta: Tensor, x: Tensor, key: Key) -> tuple[Tensor, Tensor]
+    #     Of pairs (n, P) and x before noise others that the prior and the simulator would have
+    #     drawn as likely, by symmetries of the model: training draws them anew each time.
     # def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor
     #     log p(x | theta) of rows, noise included: where it is known, samples get weights.
     # def observation(self, path: Path) -> Tensor

@@ -13,11 +13,12 @@ see :math:`p` itself, and :math:`\rho` is its ratio to the :math:`p / \rho` of t
 Of pressure x is :math:`\mathrm{arsinh}(p / \sigma_p)`, a logarithm where there is signal:
 densities differ by orders of magnitude. Its noise is Gaussian in p.
 
-The first flow is drawn from a law that no shift and no reflection changes, and the forcing is
-kept by shifts along x, by half a period along y with x reflected, and by half a turn. A flow so
-moved is as likely as the flow itself, whatever the parameters: with each draw of the noise it is
-moved anew, and training sees hundreds of flows where one was simulated. Without that a network
-learns by heart which density a flow had, though nothing in it tells.
+Training makes many pairs of one that was simulated, by two symmetries that are exact. The first
+flow is drawn from a law that no shift and no reflection changes, and the forcing is kept by shifts
+along x, by half a period along y with x reflected, and by half a turn: a flow so moved is as
+likely as the flow itself, whatever the parameters. And :math:`(\rho, p)` times any number solves
+the equations with the same velocities. Without the second a network learns by heart which density
+a flow had, though nothing in it tells.
 """
 
 from __future__ import annotations
@@ -126,20 +127,31 @@ class FlowParameters:
         return torch.cat([velocity, torch.asinh(pressure / self.noise_pressure)], dim=-4)
 
     def noise(self, x: Tensor, key: Key) -> Tensor:
-        r"""x of u, v (and p) of a flow that is as likely (see `moved`), with noise."""
-        x = self.moved(x, key.uniform("symmetry", (3,)))
+        r"""x of u, v (and p) with noise."""
         drawn = key.normal("gauges", x.shape[1:], x.dtype).to(x.device)
         velocity = x[:, :2] + self.noise_velocity * drawn[:, :2]
         pressure = torch.asinh(torch.sinh(x[:, 2:]) + drawn[:, 2:])
         return torch.cat([velocity, pressure], dim=1)
+
+    def redrawn(self, theta: Tensor, x: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+        r"""Parameters (n, 3) and flows of another density, drawn from the prior, and moved."""
+        u = key.uniform("symmetry", (4,))
+        at = self.prior.names.index("density")
+        fresh = self.prior.quantile(theta)
+        fresh[:, at] = u[:, 3]
+        fresh = torch.where(torch.arange(3) == at, self.prior.from_quantile(fresh), theta.double())
+        ratio = (fresh[:, at] / theta[:, at].double()).to(x.dtype)[:, None, None, None, None]
+        pressure = torch.asinh(torch.sinh(x[:, 2:]) * ratio)
+        x = self.moved(torch.cat([x[:, :2], pressure], dim=1), u)
+        return fresh.to(theta.dtype), x
 
     def moved(self, x: Tensor, u: Tensor) -> Tensor:
         r"""Flows moved by one of the symmetries that forcing, equations and first flow have.
 
         Arguments:
             x: Flows, with shape (n, C, F, M, M).
-            u: Which symmetry: numbers in [0, 1) with shape (n, 3), for the shift along x, half
-                periods along y, half a turn.
+            u: Which symmetry: numbers in [0, 1) with shape (n, 3 or more), for the shift along
+                x, half periods along y, half a turn.
         """
         u, M = u.to(x.device), x.shape[-1]
         count, step = self._halves

@@ -2,7 +2,7 @@ r"""Learning a posterior of parameters from simulations (neural posterior estima
 
 from __future__ import annotations
 
-__all__ = ["PosteriorLearner", "moments", "noise_of"]
+__all__ = ["PosteriorLearner", "moments", "noise_of", "redraw_of"]
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ HELD = 1 << 13  # simulations at most on which the weights of flows are fitted
 CHUNK = 2048
 
 Noise = Callable[[np.ndarray, np.ndarray, int, str], np.ndarray]
+Redraw = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], tuple[np.ndarray, np.ndarray]]
 
 
 def moments(chunks: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +70,23 @@ def noise_of(simulator: Any, seed: int) -> Noise | None:
     return noise
 
 
+def redraw_of(simulator: Any, seed: int) -> Redraw | None:
+    r"""The symmetries of a simulator, keyed; None where it tells of none."""
+    if not hasattr(simulator, "redrawn"):
+        return None
+    from hpcinv.simulators.base import Key
+
+    def redraw(
+        theta: np.ndarray, x: np.ndarray, ids: np.ndarray, draw: int, purpose: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        key = Key(_named(seed, f"symmetries-{purpose}"), ids, draw)
+        pair = (torch.from_numpy(np.asarray(a, np.float32)) for a in (theta, x))
+        theta, x = simulator.redrawn(*pair, key)
+        return theta.numpy(), x.numpy()
+
+    return redraw
+
+
 def _named(seed: int, purpose: str) -> int:
     r"""A seed of its own for each purpose: a simulator names its noise by itself."""
     return int(generator(seed, purpose).integers(2**62))
@@ -87,6 +105,8 @@ class PosteriorLearner(Learner):
         loss: What is drawn on the fly.
         noise: The simulator's noise model, (x, ids, epoch, purpose) -> what would be observed:
             see :func:`noise_of`.
+        redraw: The simulator's symmetries, (theta, x, ids, epoch, purpose) -> another pair as
+            likely: see :func:`redraw_of`.
         seed: The seed of the initial weights.
         held: Simulations the training does not see, on which the mixture's weights are fitted.
     """
@@ -99,12 +119,14 @@ class PosteriorLearner(Learner):
         loss: PosteriorLoss | None = None,
         *,
         noise: Noise | None = None,
+        redraw: Redraw | None = None,
         seed: int = 0,
         held: Dataset | None = None,
     ) -> None:
         super().__init__(build(model, seed=seed), model)
         self.terms = loss or PosteriorLoss()
         self.noise = noise if self.terms.noise else None
+        self.redraw = redraw if self.terms.symmetries else None
         self.held, self.seed = held, seed
         if self.terms.missing and not self.module.missing:
             raise BadInput("a posterior that hides values needs a model with 'missing'", "loss")
@@ -117,21 +139,19 @@ class PosteriorLearner(Learner):
         return self._observed(batch, epochs, seed, purpose)
 
     def _observed(self, batch: Sample, epochs: np.ndarray, seed: int, purpose: str) -> Sample:
-        x, ids = batch["x"], batch["id"]
-        if self.noise is not None:
-            noisy = np.empty(x.shape, np.float32)
-            for e in np.unique(epochs):  # one, or two where an epoch ends inside the batch
-                at = epochs == e
-                noisy[at] = self.noise(x[at], ids[at], int(e), purpose)
-            x = noisy
+        theta, x, ids = (np.array(batch[k]) for k in ("theta", "x", "id"))
+        for e in np.unique(epochs):  # one, or two where an epoch ends inside the batch
+            at = epochs == e
+            if self.redraw is not None:
+                theta[at], x[at] = self.redraw(theta[at], x[at], ids[at], int(e), purpose)
+            if self.noise is not None:
+                x[at] = self.noise(x[at], ids[at], int(e), purpose)
         if self.terms.missing:
             names = {"seed": seed, "purpose": f"missing-{purpose}", "ids": (ids, epochs)}
             u = uniforms((1 + x[0].size,), **names)
             hidden = u[:, 1:] < self.terms.missing * u[:, :1]
             x = np.where(hidden.reshape(x.shape), np.nan, x)
-        return {
-            "theta": np.asarray(batch["theta"], np.float64), "x": np.asarray(x, np.float32),
-        }  # fmt: skip
+        return {"theta": np.asarray(theta, np.float64), "x": np.asarray(x, np.float32)}
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         if self.training:

@@ -51,6 +51,9 @@ class PosteriorLoss(_Fields):
     r"""What is drawn anew each time a simulation is seen."""
 
     noise: Annotated[bool, Field(description="add the simulator's noise model to x")] = True
+    symmetries: Annotated[
+        bool, Field(description="draw another pair as likely, where the simulator tells how")
+    ] = True
     missing: Annotated[
         float,
         Field(ge=0, lt=1, description="largest share of x hidden from the network, 0 for none"),
