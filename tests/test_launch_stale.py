@@ -69,6 +69,14 @@ def test_a_result_that_appears_late_is_waited_for(slurm, study, tmp_path, monkey
         assert 20 <= clock[0] < 40 if late else 60 <= clock[0] < 100
 
 
+def test_rows_keep_the_order_of_the_study_when_jobs_start(slurm, tmp_path):
+    whole, runs = load(make(tmp_path / "whole")), tmp_path / "runs"
+    submit_study(whole, runs, Profile(name="x", max_array=1001))
+    RunFolder(runs / "whole" / "import").start(1, {})
+    names = [r.name.partition("/")[2] for r in collect(runs, "whole")]
+    assert names == ["import", "observe", "oi", "evaluate"]
+
+
 def test_parts_that_appear_late_are_joined(tmp_path):
     top = RunFolder(tmp_path / "s" / "job")
     top.prepare("kind: import\n", "import")

@@ -99,7 +99,7 @@ def collect(runs: Path, only: str | None = None) -> list[JobStatus]:
     ended = account(past) if queued is not None else {}
     rows = [_row(f, m, s, queued and s.seen(queued), ended) for f, m, s in data]
     first = {
-        f.name: (m["attempts"] or [{}])[0].get("started", s.sent[0].at if s.sent else 0.0)
+        f.name: s.sent[0].at if s.sent else (m["attempts"] or [{}])[0].get("started", 0.0)
         for f, m, s in data
     }
     return sorted(rows, key=lambda r: (r.name.split("/")[0], first[r.name], r.name))
