@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["app", "main"]
 
+import errno
 import json
 import os
 import shlex
@@ -38,6 +39,9 @@ Task = Annotated[
     typer.Argument(metavar="[STUDY[/JOB[/TASK]]]", help="Default: everything."),
 ]
 Which = Annotated[str, typer.Argument(metavar="[STUDY[/JOB]]", help="Default: everything.")]
+
+# Folders of other people, disks that are read only or full.
+NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def _runs(given: Path | None) -> Path:
@@ -299,4 +303,8 @@ def main() -> int:
         if isinstance(e, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        if isinstance(e, OSError) and e.filename and e.errno in NO_ROOM:
+            mine = BadInput(e.strerror, e.filename, "Give --runs DIR where you may write.")
+            print(f"hpcinv: {mine}", file=sys.stderr)
+            return EXIT_BAD_INPUT
         raise

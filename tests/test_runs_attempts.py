@@ -1,6 +1,7 @@
 """Attempts that are lost, clocks that differ, files that appear late, folders of other people."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_study import make
 
 from hpcinv.errors import BadInput
 from hpcinv.kinds.execute import _begin
@@ -131,3 +133,16 @@ def test_colleagues_read_a_run_folder_and_cannot_submit_into_it():
         )
         assert done.stdout.splitlines()[0] == "read only", done.stderr
         assert "these run folders belong to another user" in done.stdout
+
+
+def test_a_command_that_may_not_write_ends_with_one_message(tmp_path):
+    study, runs = make(tmp_path / "tiny"), "/sys/runs"  # where not even root makes folders
+    for verb in ("run", "submit"):
+        command = [sys.executable, "-m", "hpcinv", verb, study, "--runs", runs]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "there is no Slurm" in done.stderr or "no configuration" in done.stderr:
+            continue
+        assert done.returncode == 2, done.stderr
+        assert re.fullmatch(
+            f"hpcinv: {runs}: .*[Pp]ermi.*. Give --runs DIR where you may write.\n", done.stderr
+        )

@@ -127,9 +127,9 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
             folder.set_aside()
         elif changes:
             raise BadInput(
-                f"{folder.name} is {state} with other fields:\n  " + "\n  ".join(changes) + "\n",
+                f"{folder.name} is {state} with other fields:\n  " + "\n  ".join(changes),
                 folder.path,
-                "Give --fresh to set it aside and run it anew, or --runs DIR to keep both.",
+                "\nGive --fresh to set it aside and run it anew, or --runs DIR to keep both.",
             )
         if state == "complete":  # its job file tells how it was made
             return folder
