@@ -24,6 +24,10 @@ class Likelihood(Protocol):
     * ``linear: bool``: A is affine, so that its derivative is a difference.
     * ``for_members(ids) -> Likelihood``: observations that differ between members, ``y`` then has
       shape ``(len(ids), D)``.
+    * ``scattered(variance, alike) -> Likelihood``: A as it is best linearised for states that
+      scatter about x with a variance, each number as one with `alike` numbers of the trajectory;
+      both of the shape of the state or one for all. ``scatter(x, frames) -> (B, D)`` is then the
+      variance of what this leaves, and adds to R.
     """
 
     def sizes(self, frames: Sequence[int]) -> list[int]:
@@ -55,6 +59,10 @@ class Restricted:
             self.variance = lambda frames: likelihood.variance(self._there(frames))
         if hasattr(likelihood, "for_members"):
             self.for_members = lambda ids: Restricted(likelihood.for_members(ids), start, stop)
+        if hasattr(likelihood, "scattered"):
+            self.scattered = lambda *v: Restricted(likelihood.scattered(*v), start, stop)
+        if hasattr(likelihood, "scatter"):
+            self.scatter = lambda x, frames: likelihood.scatter(x, self._there(frames))
 
     def _there(self, frames: Sequence[int]) -> list[int]:
         return [f + self._start for f in frames]

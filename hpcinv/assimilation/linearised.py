@@ -82,6 +82,10 @@ class Linearised:
             for s in range(0, S, slots)
         ]
         self.value = self._assemble([p.start(self._x, self._keep) for p in self._pieces])
+        self._scatter = None
+        if hasattr(likelihood, "scatter"):
+            with torch.no_grad():
+                self._scatter = self._assemble([p.scatter(self._x) for p in self._pieces])
 
     def _assemble(self, parts: list[Tensor]) -> Tensor:
         if len(parts) == 1:
@@ -108,9 +112,10 @@ class Linearised:
         return self._assemble([p.jvp(self._x, v, self._linear) for p in self._pieces])
 
     def covariance(self, u: Tensor) -> Tensor:
-        r"""R u: ``(B, D)`` -> ``(B, D)``."""
+        r"""R u, what a linearisation leaves included: ``(B, D)`` -> ``(B, D)``."""
 
-        return self._assemble([p.covariance(u) for p in self._pieces])
+        out = self._assemble([p.covariance(u) for p in self._pieces])
+        return out if self._scatter is None else out + self._scatter * u
 
 
 class _Piece:
@@ -137,6 +142,11 @@ class _Piece:
             return self._graph[1].detach()
         with torch.no_grad():
             return self.likelihood.operator(self._take(x), self.frames)
+
+    def scatter(self, x: Tensor) -> Tensor:
+        if not self.frames:
+            return x.new_zeros((x[self.rows].shape[0], 0))
+        return self.likelihood.scatter(self._take(x), self.frames)
 
     def vjp(self, x: Tensor, u: Tensor) -> Tensor:
         if not self.frames:

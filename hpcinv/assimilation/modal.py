@@ -35,6 +35,7 @@ class ModalCovariance:
     ) -> None:
         self._modes, self._rest = modes.detach().cpu().double(), float(rest)
         v, m = variance.detach().cpu().double(), memory.detach().cpu().double()
+        self._variance, self._memory = v, m
         moments = torch.stack([torch.stack([v, v * m], -1), torch.stack([v * m, v], -1)], -1)
         window = min(2, length)
         self._chain = MarkovCovariance(
@@ -48,6 +49,23 @@ class ModalCovariance:
         if skip is None:
             return None
         return cls(skip.modes, skip.variance, skip.memory, float(skip.rest), length)
+
+    def scatter(self, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+        r"""Of a frame with many others on both sides: V_ii, and Σ_j (V_ij)² / V_ii², which counts
+        the numbers, of all frames, that vary as one with another. Both with shape ``(D)``.
+
+        The precision of a mode's chain is tridiagonal, a on and −b beside the diagonal; the
+        inverse of an endless one is (a² − 4 b²)^−1/2 r^lag, with r + 1/r = a/b.
+        """
+        told = (alpha / sigma) ** 2
+        fresh = 1 / (self._variance * (1 - self._memory**2))
+        a, b = (1 + self._memory**2) * fresh + told, self._memory * fresh
+        inside, outside = (a**2 - 4 * b**2).rsqrt(), 1 / (1 / self._rest + told)
+        r = 2 * b / (a + (a**2 - 4 * b**2).sqrt())
+        shares = self._modes.square()
+        variance = outside + shares @ (inside - outside)
+        squares = inside**2 * (1 + r**2) / (1 - r**2)
+        return variance, (outside**2 + shares @ (squares - outside**2)) / variance**2
 
     def apply(self, v: Tensor, alpha: float, sigma: float) -> Tensor:
         r"""V v of whole trajectories, with shape ``(B, L, *state)``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["OperatorLikelihood"]
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class OperatorLikelihood:
         self._statistics, self._decoder, self._error = statistics, decoder, decoder_error
         self._context = context
         self._grid = int(np.prod(store.grid))
+        self._numbers = len(store.channels) * self._grid
         self._operator = Operator(table, store, int(self._frames[0]))
         self._R = ErrorCovariance(table, errors)
         self._scale = np.sqrt(self._R.variance)
@@ -71,6 +73,13 @@ class OperatorLikelihood:
         self.linear = decoder is None and not any(
             d.operator in curved for d in table.forward.derived
         )
+        # The scatter of states is known where they are sampled, not behind a decoder.
+        self._saturates = decoder is None and any(
+            d.operator == "saturation" for d in table.forward.derived
+        )
+        self._spread: Tensor | None = None
+        self._repeats: Tensor | None = None
+        self._density = len(table) / max(len(np.unique(table.frame)) * self._numbers, 1)
         self._sparse = hasattr(decoder, "plan_points") and hasattr(decoder, "decode_points")
         self._seen: dict[int, tuple[Piece, Tensor, Tensor]] = {}
         self._blocks: dict[int, Tensor] = {}
@@ -125,13 +134,56 @@ class OperatorLikelihood:
             [p @ self._block(f).to(v) for p, f in zip(pieces, frames, strict=True)] or [v], dim=-1
         )
 
+    def scattered(self, variance: Tensor, alike: Tensor) -> OperatorLikelihood:
+        r"""The same, best linearised for states that scatter about x with a variance.
+
+        What linearisations leave is alike where states are: its variance counts as many times as
+        there are observations among the numbers that vary as one, as if they were everywhere as
+        dense.
+
+        Arguments:
+            variance: Of standardised states, with their shape or one for all.
+            alike: How many numbers of the trajectory vary as one with each, alike.
+        """
+        if not self._saturates:
+            return self
+        other = copy.copy(self)
+        whole = lambda v: v.expand(self._numbers) if v.ndim == 0 else v.flatten()  # noqa: E731
+        other._spread = whole(variance.sqrt())
+        other._repeats = 1 + self._density * (whole(alike) - 1)
+        return other
+
+    def _spread_of(self, p: Piece, std: Tensor, like: Tensor) -> Tensor | None:
+        if self._spread is None:
+            return None
+        at = torch.as_tensor(p.channel * self._grid + p.point, device=self._spread.device)
+        return (self._spread[at].to(std) * std).to(like)
+
+    def scatter(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+        r"""Variance of what the linearisation at x leaves, in units of the rows' deviations."""
+        pieces = [self._piece(f) for f in frames]
+        values = self._support(x, frames, [p for p, *_ in pieces])
+        out = [x.new_zeros((len(x), 0))]
+        for (p, mean, std), z in zip(pieces, values, strict=True):
+            spread = self._spread_of(p, std, z)
+            if spread is None:
+                out.append(z.new_zeros((len(z), len(p.rows))))
+                continue
+            scale = torch.from_numpy(self._scale[p.rows]).to(z)
+            left = p.remainder(z * std.to(z) + mean.to(z), spread)
+            first = p.number[np.searchsorted(p.component, p.of[:-1])]
+            at = torch.from_numpy(p.channel[first] * self._grid + p.point[first])
+            out.append(left * self._repeats[at].to(z) / scale**2)
+        return torch.cat(out, -1)
+
     def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
         pieces = [self._piece(f) for f in frames]
         values = self._support(x, frames, [p for p, *_ in pieces])
         out = []
         for (p, mean, std), z in zip(pieces, values, strict=True):
             scale = torch.from_numpy(self._scale[p.rows]).to(z)
-            out.append(p(z * std.to(z) + mean.to(z)) / scale)
+            spread = self._spread_of(p, std, z)
+            out.append(p(z * std.to(z) + mean.to(z), spread) / scale)
         return torch.cat(out, -1) if out else x.new_zeros((len(x), 0))
 
     def _support(self, x: Tensor, frames: Sequence[int], pieces: list[Piece]) -> list[Tensor]:

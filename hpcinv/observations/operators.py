@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, nearest
+from . import saturation
 from .config import Derived
 from .stencils import horizontal
 from .table import ObservationTable
@@ -70,8 +71,9 @@ class Piece:
             -1, t["component"], values.index_select(-1, t["number"]) * t["weight"]
         )
 
-    def head_of(self, u: Any) -> Any:
-        r"""Rows of components :math:`(..., U)`: :math:`(..., D)`."""
+    def head_of(self, u: Any, spread: Any = None) -> Any:
+        r"""Rows of components :math:`(..., U)`: :math:`(..., D)`; where components scatter by
+        `spread`, those that saturate in the mean (:mod:`hpcinv.observations.saturation`)."""
         if (self.head < 0).all():
             return u if len(self.rows) == self.of[-1] else u[..., self.of[:-1]]
         array = isinstance(u, np.ndarray)
@@ -85,13 +87,38 @@ class Piece:
                 continue
             n = len(derived.of)
             index = torch.as_tensor(self.of[at][:, None] + np.arange(n), device=x.device)
-            y = _head(derived)(x[..., index])
+            if spread is not None and derived.operator == "saturation":
+                of = x[..., index[:, 0]], spread[index[:, 0]].to(x)
+                y = saturation.expected(*of, derived.low, derived.high)
+            else:
+                y = _head(derived)(x[..., index])
             out = out.index_copy(-1, torch.as_tensor(at, device=x.device), y.to(out))
         return out.numpy() if array else out
 
-    def __call__(self, values: Any) -> Any:
-        r"""What the rows see, of support values :math:`(..., S)` in physical units."""
-        return self.head_of(self.linear(values))
+    def __call__(self, values: Any, spread: Any = None) -> Any:
+        r"""What the rows see, of support values :math:`(..., S)` in physical units; in the mean,
+        where values scatter by `spread`, with shape :math:`(S)`."""
+        return self.head_of(self.linear(values), None if spread is None else self._total(spread))
+
+    def remainder(self, values: Any, spread: Any) -> Any:
+        r"""Variance of what a linear approximation of saturating rows leaves,
+        :math:`(..., D)`."""
+        u, s = self.linear(values), self._total(spread)
+        out = u.new_zeros((*u.shape[:-1], len(self.rows)))
+        for k, derived in enumerate(self.heads):
+            at = np.flatnonzero(self.head == k)
+            if derived.operator == "saturation" and len(at):
+                first = self.of[at]
+                out[..., at] = saturation.remainder(
+                    u[..., first], s[first].to(u), derived.low, derived.high
+                )
+        return out
+
+    def _total(self, spread: Any) -> Any:
+        r"""Deviations of components, of a support whose errors are alike: neighbours' are."""
+        t = self._tensors(spread)
+        out = spread.new_zeros(int(self.of[-1]))
+        return out.index_add(0, t["component"], spread[t["number"]] * t["weight"].abs())
 
     def _tensors(self, like: Any) -> dict[str, Any]:
         import torch

@@ -147,6 +147,8 @@ class Guidance:
             likelihood = self.likelihood
             if hasattr(likelihood, "for_members"):
                 likelihood = likelihood.for_members(members)
+            if hasattr(likelihood, "scattered") and self.method == "mmps":
+                likelihood = likelihood.scattered(*self._scatter(level))
             self.figures.guided += 1
             lin = self._linearise(likelihood, self.view.take(mean))
             residual = likelihood.y(self.view.frames).to(lin.value) - lin.value
@@ -164,6 +166,16 @@ class Guidance:
             guided = [m + c for m, c in zip(mean, correction, strict=True)]
 
             return Estimate(self.view.compose(call, guided))
+
+    def _scatter(self, level: Level) -> tuple[Tensor, Tensor]:
+        r"""Variance of each number of x given x_t, and how many vary with it as one: those of the
+        Gaussian chain if there is one; or the isotropic variance, which is never too small for a
+        state of unit variance, and one."""
+
+        if hasattr(self.covariance, "scatter"):
+            return self.covariance.scatter(level.alpha, level.sigma)
+        kappa = level.sigma**2 / (level.alpha**2 + level.sigma**2)
+        return torch.tensor(kappa), torch.tensor(1.0)
 
     def scale(self, frames: Sequence[int], like: Tensor) -> Tensor | None:
         r"""Square roots of the error variances, to scale the solve with, or None."""
