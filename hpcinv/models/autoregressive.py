@@ -14,6 +14,8 @@ from torch import Tensor
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.utils import unpack
 
+from hpcinv.models import spline_inverse
+
 
 def inverse(flow, context: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     r"""Inverts a flow and tells its log-Jacobian.
@@ -35,7 +37,8 @@ def inverse(flow, context: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         return w, -ladj
     ladj = z.new_zeros(z.shape[:-1])
     for step in reversed(steps):
-        z, more = _one(step, context, z)
+        one = spline_inverse.inverse if spline_inverse.fits(step) else _one
+        z, more = one(step, context, z)
         ladj = ladj + more
     return z, ladj
 
