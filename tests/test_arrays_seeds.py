@@ -12,6 +12,7 @@ import torch
 from tiny_study import make
 
 from hpcinv.errors import BadInput
+from hpcinv.io.analysis import open_analysis
 from hpcinv.io.rows import Rows
 from hpcinv.kinds.study import load
 from hpcinv.models import load as load_model
@@ -76,6 +77,28 @@ def test_flows_of_several_seeds_are_one_ensemble_however_they_are_cut(tmp_path):
     assert manifest(cut)["outputs"] == manifest(train)["outputs"]
 
 
+def test_ensembles_of_several_seeds_are_pooled_however_they_are_cut(tmp_path):
+    """An ensemble filter's members make each other; those of another seed are another ensemble."""
+    study, runs = make(tmp_path / "tiny"), tmp_path / "runs"
+    text = (study / "3_oi.yaml").read_text()
+    text = text.replace("method: oi", "method: etkf").replace("oi: {covariance: eof, eofs: 5}", "")
+    (study / "3_oi.yaml").write_text(text.replace("members: 4", "members: 3\nseeds: 2\nseed: 7"))
+    (study / "4_evaluate.yaml").unlink()
+    hpcinv("run", study, "--runs", runs)
+    job = study / "3_oi.yaml"
+    pooled = open_analysis(runs / "tiny" / "oi").ensemble()
+    outputs = manifest(runs / "tiny" / "oi")["outputs"]
+    assert len(pooled) == 6
+    for n in range(2):  # each is the ensemble of its seed, as a job of its own makes it
+        hpcinv("run", job, "seeds=1", f"seed={7 + n}", "--runs", runs, "--fresh")
+        alone = open_analysis(runs / "tiny" / "oi").ensemble()
+        assert (alone == pooled[3 * n : 3 * n + 3]).all()
+    assert (pooled[:3] != pooled[3:]).any()
+    for cut in ("{over: seeds, tasks: 2}", "{over: members, tasks: 4}"):
+        hpcinv("run", job, f"resources.array={cut}", "--runs", runs, "--fresh")
+        assert manifest(runs / "tiny" / "oi")["outputs"] == outputs
+
+
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_on_slurm_a_seed_that_died_is_trained_again_alone(cluster, tmp_path):
@@ -129,6 +152,12 @@ def test_seeds_where_they_mean_nothing_are_refused_with_what_to_write(tmp_path):
     for given in ("seeds=2", "resources.array={over: seeds, tasks: 1}"):
         with pytest.raises(BadInput, match=r"of several seeds.*\n?.*each: {seed: \[0, 1, 2\]}"):
             load(tiny, None, [f"prior.{given}"]).check()
+    with pytest.raises(BadInput, match=r"makes each member by itself.*write members: 12"):
+        load(tiny, None, ["oi.seeds=3"])
+    with pytest.raises(BadInput, match=r"Write seeds: 2\."):
+        load(tiny, None, ["oi.resources.array={over: seeds, tasks: 2}"]).check()
+    with pytest.raises(BadInput, match="cannot be cut over members"):
+        load(tiny, None, ["prior.resources.array={over: members, tasks: 2}"]).check()
     with pytest.raises(BadInput, match=r"over seeds.*\n?.*Whole jobs of several seeds: each"):
         load(tiny, None, ["import.resources.array={over: seeds, tasks: 2}"]).check()
 

@@ -26,7 +26,8 @@ def join_members(job: Assimilate, ctx: Context, parts: list[Path]) -> str:
     Returns:
         The digest of the analysis.
     """
-    blocks = [arrays.block(job.members, len(parts), k) for k in range(len(parts))]
+    n, length = len(parts), job.axis(ctx.over)
+    blocks = [job.held(ctx.over, arrays.block(length, n, k)) for k in range(n)]
     where = {
         m: (part / "members" / f"{m}.nc").relative_to(ctx.folder)
         for part, members in zip(parts, blocks, strict=True)

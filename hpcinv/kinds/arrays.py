@@ -67,7 +67,9 @@ def check_array(job: Job, source: Source) -> None:
         raise BadInput(
             f"{array.tasks} tasks cannot share {length} {array.over}",
             source.where(("resources", "array", "tasks")),
-            f"Use at most {length}.",
+            f"Write seeds: {array.tasks}."
+            if array.over == "seeds" and length == 1
+            else f"Use at most {length}.",
         )
 
 

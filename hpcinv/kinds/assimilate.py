@@ -51,6 +51,12 @@ class Assimilate(Job):
     )
     errors: Errors = Field(Errors(), description="how the observations' errors are taken")
     members: int = Field(16, ge=1)
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="of enkf, etkf, letkf and enks: ensembles of so many members, from 'seed', "
+        "'seed' + 1, ..., each for itself; their members are pooled",
+    )
     # method: diffusion or conditioned
     prior: Annotated[str | None, Ref("prior")] = None
     decoder: Annotated[str | None, Ref("autoencoder")] = None
@@ -90,10 +96,19 @@ class Assimilate(Job):
 
     backend: ClassVar[str] = "mpi"
     thing: ClassVar[str] = "analysis"
-    axes: ClassVar[tuple[str, ...]] = ("members", "dates")
+    axes: ClassVar[tuple[str, ...]] = ("members", "dates", "seeds")
 
     def axis(self, over: str) -> int:
-        return self.members if over == "members" else self.frames[1] - self.frames[0]
+        dates = self.frames[1] - self.frames[0]
+        return {"members": self.members * self.seeds, "dates": dates, "seeds": self.seeds}[over]
+
+    def held(self, over: str, block: range) -> range:
+        r"""Ids of the members of which a block of an axis holds frames. Member m of the ensemble
+        of the nth seed is number n * `members` + m."""
+        if over == "dates":
+            return range(self.members * self.seeds)
+        each = self.members if over == "seeds" else 1
+        return range(block.start * each, block.stop * each)
 
     def blockwise(self, ref: str, other: Job) -> bool:
         # Rows of a frame are drawn for it alone; quality control compares those of all frames.
@@ -128,6 +143,11 @@ class Assimilate(Job):
             raise ValueError("method: letkf needs 'ensemble.length_km'")
         if self.method in METHODS and self.members < 2:
             raise ValueError(f"method: {self.method} needs two members or more")
+        if self.seeds > 1 and self.method not in METHODS:
+            raise ValueError(
+                f"method: {self.method} makes each member by itself, and 'seeds' means nothing to "
+                f"it: write members: {self.members * self.seeds}"
+            )
         if not self.sampled and self.training is None:
             raise ValueError(f"method: {self.method} needs 'training' frames")
         return self
@@ -192,11 +212,8 @@ class Assimilate(Job):
             )
         table = self._table(ctx, store)
         draw = self._diffusion if self.sampled else self._baseline
-        members, frames = range(self.members), range(b - a)
-        if ctx.over == "dates":
-            frames = ctx.block
-        else:
-            members = ctx.block
+        members = self.held(ctx.over, ctx.block)
+        frames = ctx.block if ctx.over == "dates" else range(b - a)
         own, pieces = draw(ctx, store, table)
         writer = AnalysisWriter(
             ctx.folder,
@@ -415,33 +432,38 @@ class Assimilate(Job):
             lambda: Ensemble(method=self.method, **self.ensemble.model_dump()),
         )()
         dates, L = ctx.over == "dates", self.frames[1] - self.frames[0]
-        problem = Problem(
-            store=store,
-            statistics=store.statistics,
-            training=self.training,
-            analysed=self.frames,
-            table=table,
-            # Members of an ensemble Kalman filter make each other: every task holds them all.
-            members=range(self.members) if self.method in METHODS or dates else ctx.block,
-            seed=self.seed,
-            errors=self.errors,
-        )
+        own, M = self.held(ctx.over, ctx.block), self.members
         lo, hi = ctx.world.share(*((ctx.block.start, ctx.block.stop) if dates else (0, L)))
-        baseline = build(config, problem)
         ctx.progress.begin(f"analysing by {self.method}")
 
         def pieces():
-            for k in range(lo, hi):
-                for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
-                    if dates or m in ctx.block:
-                        yield m, k, x
-                ctx.progress.update(k + 1 - lo, hi - lo)
+            # Members of an ensemble Kalman filter make each other: whoever wants one makes all.
+            together = self.method in METHODS
+            first, last = (own.start // M, (own.stop - 1) // M) if together else (0, 0)
+            for n in range(first, last + 1):
+                problem = Problem(
+                    store=store,
+                    statistics=store.statistics,
+                    training=self.training,
+                    analysed=self.frames,
+                    table=table,
+                    members=range(M) if together else own,
+                    seed=self.seed + n,
+                    errors=self.errors,
+                )
+                baseline = build(config, problem)
+                for k in range(lo, hi):
+                    for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
+                        if n * M + m in own:
+                            yield n * M + m, k, x
+                    done = (n - first) * (hi - lo) + k + 1 - lo
+                    ctx.progress.update(done, (last + 1 - first) * (hi - lo))
 
-        own = problem.members if dates else ctx.block
         return list(own) if hi > lo else [], pieces()
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
-        out = {"method": self.method, "members": str(self.members)}
+        of = f"{self.seeds} × " if self.seeds > 1 else ""
+        out = {"method": self.method, "members": f"{of}{self.members}"}
         L = self.frames[1] - self.frames[0]
         if self.sampled:
             n = (

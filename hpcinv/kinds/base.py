@@ -94,7 +94,8 @@ class Array(Fields):
     over: Literal["members", "dates", "seeds", "shards", "observations"] = Field(
         description="the axis, each of what has one: the members of an assimilation; the dates "
         "of observing, encoding and what analyses frame by frame; the seeds of a posterior's "
-        "training; the shards of simulations and mixtures; the observations inferred from"
+        "training and of ensemble filters; the shards of simulations and mixtures; the "
+        "observations inferred from"
     )
     tasks: int = Field(ge=1, description="blocks the axis is cut into, of sizes that differ by 1")
     throttle: int | None = Field(None, ge=1, description="most tasks at once")

@@ -156,7 +156,9 @@ class Train(Job):
 
     def _check_seeds(self, where: Any) -> None:
         r"""Only flows can be mixed; models of other kinds stay several."""
-        if self.model.name != "posterior" and (self.seeds > 1 or self.resources.array):
+        array = self.resources.array
+        cut = array is not None and array.over == "seeds"
+        if self.model.name != "posterior" and (self.seeds > 1 or cut):
             key = ("seeds",) if self.seeds > 1 else ("resources", "array", "over")
             raise BadInput(
                 f"models '{self.model.name}' of several seeds cannot be made one",
