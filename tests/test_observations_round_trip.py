@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_observations_feedback import write
 
 from hpcinv.observations import feedback
 from hpcinv.observations.config import Forward, Measured
 from hpcinv.observations.quality import with_flags
 from hpcinv.observations.read import read_points
 from hpcinv.observations.table import ObservationTable
-from hpcinv.parallel import World
 
 xr = pytest.importorskip("xarray")
 STORE = SimpleNamespace(
@@ -168,7 +168,7 @@ def test_the_feedback_of_a_swath_round_trips_through_xarray_pandas_and_ncdump(tm
     rows = feedback.placed(table)
     seen = {"hofx": feedback.see(table, STORE, 2, members, range(6))}
     out = tmp_path / "feedback.nc"
-    feedback.write(out, table, World(), rows, seen)
+    write(out, table, rows, seen)
     again, found = feedback.load(out)
     assert again == table
     hofx, oman = (xr.open_dataset(out, group=g) for g in ("hofx", "oman"))

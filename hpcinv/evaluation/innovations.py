@@ -33,6 +33,7 @@ from ..observations import flags
 from .bootstrap import block_counts, block_length
 from .crps import crps
 from .flatness import flatness
+from .ranks import bins, place
 
 REGIONS = {"north of 20°N": (20, 90.1), "tropics": (-20, 20), "south of 20°S": (-90.1, -20)}
 CONDITIONS = (
@@ -70,8 +71,8 @@ class InnovationSums:
     r"""Sums over rows, for L frames and G groups, all with shape :math:`(L, G)`.
 
     `_a` is the analysis, `_b` the background (zero without one): d departures, s2 variances of the
-    members, v2 the variance of a departure that was told; `crps` and `ranks` (L, G, M + 1) are of
-    the analysis with noise added to its members.
+    members, v2 the variance of a departure that was told; `crps` and `ranks` (L, G, K), with bins
+    as in `hpcinv.evaluation.ranks`, are of the analysis with noise added to its members.
     """
 
     count: np.ndarray
@@ -91,7 +92,7 @@ class InnovationSums:
     @classmethod
     def zeros(cls, frames: int, many: int, members: int) -> InnovationSums:
         plain = [np.zeros((frames, many)) for _ in range(len(fields(cls)) - 1)]
-        return cls(*plain, np.zeros((frames, many, members + 1)))
+        return cls(*plain, np.zeros((frames, many, bins(members))))
 
     def merge(self, other: InnovationSums) -> InnovationSums:
         r"""Sums of two disjoint sets of frames.
@@ -131,6 +132,8 @@ class InnovationSums:
         rng = generator(seed, "observation noise of members", frame)
         noisy = hofx + sigma * rng.standard_normal((M, D))
         rank = (noisy < y).sum(0)
+        within = rng.random(D) if bins(M) <= M else 0.0
+        rank = place(rank, within, M)
         score = crps(noisy, y)
         w = of.astype(np.float64)
         mean, var, v2 = _departures(y, sigma, hofx)
@@ -144,7 +147,7 @@ class InnovationSums:
         for name, x in rows.items():
             getattr(self, name)[frame] += w @ x
         for g in range(len(of)):
-            self.ranks[frame, g] += np.bincount(rank[of[g]], minlength=M + 1)
+            self.ranks[frame, g] += np.bincount(rank[of[g]], minlength=bins(M))
 
 
 def _departures(y, sigma, hofx):

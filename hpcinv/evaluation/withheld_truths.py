@@ -4,8 +4,9 @@ A repeat takes a stretch of withheld frames as truth, observes it where and as w
 says the data were, and sums up its departures from the background. That is the climatology's
 prediction of every row (`observations.background`), or an ensemble that was made of the withheld
 frames by the same steps as that of the data: draws of the prior, or the forecasts of a filter. The
-faults put into it are, for
-each variable, a σ twice and a bias of one σ; for all rows together a bias of one σ; and a
+faults put into it are, for each variable, a σ twice, a bias of one or three σ, units that are
+taken for others (values times 1.15 or 1.94, as of miles or knots) and places that are mixed up
+(the rows of a frame exchanged among each other); for all rows together a bias of one σ; and a
 prior that is shifted by one of its deviations, or too narrow by a factor 1.5.
 
 What a deviation of the background hides is hidden from this test too: errors far smaller than it
@@ -14,7 +15,7 @@ show only where their number is large.
 
 from __future__ import annotations
 
-__all__ = ["check_table"]
+__all__ = ["check_table", "enough"]
 
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +30,18 @@ from ..observations.operators import Operator
 from .innovations import groups
 from .misspecification import Misspecification, features
 
-FACTOR, NARROW = 2.0, 1.5
-FEWEST = 10  # separate periods of truth
+FACTOR, NARROW, UNITS, BIASES = 2.0, 1.5, (1.15, 1.94), (1.0, -1.0, 3.0, -3.0)
+
+
+def enough(periods: int, length: int, level: float, where: str) -> None:
+    r"""Refuses so few periods of truth that no data could be stranger than all of them."""
+    fewest = int(np.ceil(1 / level)) - 1
+    if periods < fewest:
+        raise BadInput(
+            f"{periods} separate periods of {length} frames are no distribution at α = {level:g}",
+            where,
+            f"Withhold {fewest * length} frames or more, or evaluate fewer at a time.",
+        )
 
 
 def check_table(
@@ -53,7 +64,7 @@ def check_table(
 
     Returns:
         What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
-        not overlap), `groups` and `alike`.
+        not overlap), `groups`, `alike` and `unseen`.
 
     Raises:
         BadInput: If the withheld truths are shorter than the table, or too few for its groups.
@@ -68,30 +79,27 @@ def check_table(
     used = table.select((table.flag == flags.USED) & (table.point >= 0) & (table.frame >= 0))
     starts = _starts(store, truths, length)
     periods = (truths[1] - truths[0]) // length
-    if periods < FEWEST:
-        raise BadInput(
-            f"{periods} separate periods of {length} frames are no distribution",
-            "misspecification: truths",
-            f"Withhold {FEWEST * length} frames or more, or evaluate fewer at a time.",
-        )
+    enough(periods, length, level, "misspecification: truths")
     of = np.stack([rows for name, rows in groups(used).items() if ", used" in name])
     names = [name.replace(", used", "") for name in groups(used) if ", used" in name]
     sigma = used.error
+    mine = [v for v in used.variables if v in names]
+    many = {"σ": 1, "bias": len(BIASES), "units": len(UNITS), "places": 1}
     faults = [
-        *(f"σ of {v}" for v in used.variables if f"{v}" in names),
-        *(f"bias of {v}" for v in used.variables if f"{v}" in names),
+        *(f"{what} of {v}" for what, n in many.items() for _ in range(n) for v in mine),
         "bias of all", "prior shifted everywhere", "prior too narrow",
     ]  # fmt: skip
     share = of.T.astype(np.float64)
 
-    def told(d: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-        r"""Features of departures (K, D)."""
+    def told(d: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        r"""Features of departures (K, D) from a background."""
         every = lambda v: np.broadcast_to(v @ share, (len(d), 1, share.shape[1]))  # noqa: E731
         return features(
             SimpleNamespace(
                 count=every(np.ones(len(sigma))), sigma2=every(sigma**2),
                 d_b=(d @ share)[:, None], d2_b=(d**2 @ share)[:, None],
-                v2_b=every(sigma**2 + deviation**2),
+                v2_b=every(sigma**2 + deviation**2), told=every(mean), told2=every(mean**2),
+                along=((mean * d) @ share)[:, None],
             ),
             analysis=False,
         )  # fmt: skip
@@ -108,7 +116,7 @@ def check_table(
         return h.mean(0), np.sqrt((1 + 1 / len(h)) * h.var(0, ddof=1))
 
     pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
-    P = 2 * len(names)
+    P = 3 * len(names)
     null, bad = np.zeros((repeats, P)), np.zeros((len(faults), repeats, P))
     lo, hi = world.share(0, repeats)
     for s in np.unique(pick[lo:hi]):
@@ -123,19 +131,28 @@ def check_table(
         for i in lo + np.flatnonzero(pick[lo:hi] == s):
             e = sigma * generator(seed, "withheld noise", int(i)).standard_normal(len(used))
             d = seen - mean
-            null[i] = told((d + e)[None], deviation)[0]
-            wrong = []
-            for what, c in ((w, c) for w in ("σ", "bias") for c in range(len(used.variables))):
-                if used.variables[c] in names:
-                    mine = used.channel == c
-                    more = (FACTOR - 1) * e if what == "σ" else sigma
-                    wrong.append(d + e + np.where(mine, more, 0.0))
+            null[i] = told((d + e)[None], mean, deviation)[0]
+            other = seen[_exchanged(used, generator(seed, "exchanged places", int(i)))]
+            more = [
+                (FACTOR - 1) * e,
+                *(b * sigma for b in BIASES),
+                *((u - 1) * (seen + e) for u in UNITS),
+                other - seen,
+            ]
+            wrong = [
+                d + e + np.where(used.channel == used.variables.index(v), x, 0.0)
+                for x in more for v in mine
+            ]  # fmt: skip
             wrong += [d + e + sigma, d + e + deviation, NARROW * d + e]
-            bad[:, i] = told(np.stack(wrong), deviation)
+            bad[:, i] = told(np.stack(wrong), mean, deviation)
     null, bad = world.all_reduce(null), world.all_reduce(bad)
-    test = Misspecification(null, dict(zip(faults, bad, strict=True)), level)
+    period = np.array([(starts[s] - truths[0]) // length for s in pick])
+    sizes: dict[str, list[np.ndarray]] = {}
+    for name, x in zip(faults, bad, strict=True):
+        sizes.setdefault(name, []).append(x)
+    test = Misspecification(null, sizes, level, period)
     mean, deviation = predicted(start, data=True)
-    judged = test.judge(told((used.value - mean)[None], deviation))[0]
+    judged = test.judge(told((used.value - mean)[None], mean, deviation))[0]
     return judged | {
         "level": level,
         "repeats": repeats,
@@ -143,7 +160,16 @@ def check_table(
         "background": "climatology" if background is None else "ensemble",
         "groups": names,
         "alike": test.alike(),
+        "unseen": test.unseen,
     }
+
+
+def _exchanged(table: Any, rng: np.random.Generator) -> np.ndarray:
+    r"""Rows in an order that mixes up those of a variable and frame among each other."""
+    drawn = np.lexsort((rng.random(len(table)), table.frame, table.channel))
+    order = np.empty(len(table), np.int64)
+    order[np.lexsort((table.frame, table.channel))] = drawn
+    return order
 
 
 class _Later:

@@ -173,6 +173,8 @@ def _faults(found: Mapping[str, Any] | None) -> list[Finding]:
     p += f"{found['periods']} separate periods"
     if found["told"] == "consistent":
         text = f"Departures are as those of withheld truths observed in the same way ({p})."
+        if found.get("unseen"):
+            text += f" What would not show here: {', '.join(found['unseen'])}."
         return [Finding(question, "good", text, "Nothing against it")]
     names = ", ".join(found["candidates"])
     if found["told"] == "cannot tell":

@@ -137,6 +137,10 @@ class Evaluate(Job):
                     f"frames {max(a, frames[0])} to {min(b, frames[1]) - 1} are {what}: no "
                     "withheld truths", at, "Give frames that nothing has learnt from.",
                 )  # fmt: skip
+        from ..evaluation.withheld_truths import enough
+
+        length = self.frames[1] - self.frames[0]
+        enough((b - a) // length, length, self.misspecification.level, at)
 
     def run(self, ctx: Context) -> dict[str, str]:
         if self.samples is not None:
@@ -217,6 +221,8 @@ class Evaluate(Job):
 
     def _innovations(self, ctx: Context, store: Any) -> tuple[dict[str, Any], str]:
         r"""Writes `feedback.nc` of the analysis judged, and tells what its departures say."""
+        from contextlib import ExitStack
+
         import numpy as np
 
         from ..evaluation.innovations import InnovationSums, groups, summary
@@ -232,32 +238,31 @@ class Evaluate(Job):
             mask=store.mask, where=source,
         )  # fmt: skip
         lo, hi = ctx.world.share(0, L)
-        rows = feedback.placed(table)
-        own = rows[(table.frame[rows] >= lo) & (table.frame[rows] < hi)]
-        seen, members = {}, {}
-        read = {"hofx": self.analyses[0], "hofx_background": self.background}
-        for group, name in read.items():
-            if name is None:
-                continue
-            with open_analysis(ctx.inputs[name]) as analysis:
-                ctx.progress.begin(f"what {_short(name)} sees")
-                seen[group] = feedback.see(
-                    table, store, start, analysis, range(lo, hi),
-                    lambda f: ctx.progress.update(f + 1 - lo, hi - lo),
-                )  # fmt: skip
-                members[group] = len(analysis.members)
-        digest = feedback.write(ctx.folder / "feedback.nc", table, ctx.world, own, seen, ctx.fence)
         named = groups(table)
-        sums = InnovationSums.zeros(L, len(named), members["hofx"])
         belongs = np.stack(list(named.values())) if named else np.zeros((0, len(table)), bool)
-        for f in range(lo, hi):
-            at = np.flatnonzero(table.frame[own] == f)
-            if len(at):
-                b = seen.get("hofx_background")
-                sums.add(
-                    f, belongs[:, own[at]], table.value[own[at]], table.error[own[at]],
-                    seen["hofx"][:, at], None if b is None else b[:, at], self.seed,
-                )  # fmt: skip
+        with ExitStack() as stack:
+            seen, members = {}, {}
+            read = {"hofx": self.analyses[0], "hofx_background": self.background}
+            for group, name in read.items():
+                if name is not None:
+                    analysis = stack.enter_context(open_analysis(ctx.inputs[name]))
+                    seen[group] = feedback.Seen(table, store, start, analysis)
+                    members[group] = len(analysis.members)
+            sums = InnovationSums.zeros(L, len(named), members["hofx"])
+            path = ctx.folder / "feedback.nc"
+            writer = feedback.Writer(path, table, ctx.world, members, ctx.fence)
+            ctx.progress.begin("departures")
+            for f in range(lo, hi):
+                rows = seen["hofx"].rows(f)
+                if len(rows):
+                    of = {group: see(f) for group, see in seen.items()}
+                    writer.add(rows, of)
+                    sums.add(
+                        f, belongs[:, rows], table.value[rows], table.error[rows],
+                        of["hofx"], of.get("hofx_background"), self.seed,
+                    )  # fmt: skip
+                ctx.progress.update(f + 1 - lo, hi - lo)
+            digest = writer.close()
         found = summary(
             list(named), sums.reduce(ctx.world),
             units=dict(zip(table.variables, table.variable_units, strict=True)),

@@ -6,12 +6,12 @@ r"""The feedback file: what became of every observation, in IODA's groups.
     oman, ombg                                    value − mean of either
 
 A row that has no place on the grid has its flag and fill values. Ranks write the frames they
-looked at, each a contiguous range of locations, into one file.
+look at, one by one, each a contiguous range of locations, into one file.
 """
 
 from __future__ import annotations
 
-__all__ = ["load", "placed", "see", "write"]
+__all__ = ["Seen", "Writer", "load", "placed", "see"]
 
 import os
 from collections.abc import Callable, Sequence
@@ -37,93 +37,108 @@ def placed(table: ObservationTable) -> np.ndarray:
     return np.flatnonzero(~np.isin(table.flag, NOWHERE))
 
 
-def see(
-    table: ObservationTable,
-    store: Any,
-    start: int,
-    ensemble: Any,
-    frames: Sequence[int],
-    progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    r"""H(x) of every member, for the placed rows of some frames.
+class Seen:
+    r"""H(x) of an ensemble, frame by frame.
 
     Arguments:
         table: All rows.
         store: The trajectory, for grid and clock; `start` is its frame beside frame 0.
-        ensemble: Reader with `.members` and `.read(member, start, stop)`, physical units.
-        frames: Frames, ascending; one is read at a time.
-        progress: Called with each frame done.
-
-    Returns:
-        An array with shape :math:`(M, D)`, D the placed rows of the frames, in the table's order.
+        ensemble: Reader with `.members` and `.read(member, start, stop)`, physical units; one
+            member's frame is held at a time.
     """
-    rows = placed(table)
-    operator = Operator(table.select(rows), store, start)
-    members = list(ensemble.members)
 
-    def read(f: int) -> np.ndarray:
-        return np.stack([ensemble.read(m, f, f + 1)[0] for m in members])
+    def __init__(self, table: ObservationTable, store: Any, start: int, ensemble: Any) -> None:
+        self._rows = placed(table)
+        self._operator = Operator(table.select(self._rows), store, start)
+        self._ensemble, self._members = ensemble, list(ensemble.members)
 
-    parts = []
-    for f in frames:
-        if len(operator.rows([f])):
-            parts.append(operator.see(read, [f]).reshape(len(members), -1))
-        if progress is not None:
-            progress(f)
-    return np.concatenate(parts, 1) if parts else np.zeros((len(members), 0))
+    def rows(self, frame: int) -> np.ndarray:
+        r"""The placed rows of a frame, in the table's order."""
+        return self._rows[self._operator.rows([frame])]
+
+    def __call__(self, frame: int) -> np.ndarray:
+        r"""What members see of them, with shape :math:`(M, D)`."""
+        piece = self._operator.piece(self._operator.rows([frame]))
+        out = np.empty((len(self._members), len(piece.rows)))
+        if len(piece.rows):
+            for k, m in enumerate(self._members):
+                read = lambda f, m=m: self._ensemble.read(m, f, f + 1)[0]  # noqa: E731
+                out[k] = piece(self._operator.support(piece, read))
+        return out
 
 
-def write(
-    path: Path,
-    table: ObservationTable,
-    world: Any,
-    own: np.ndarray,
-    ensembles: dict[str, np.ndarray],
-    fence: Callable[[], None] | None = None,
-) -> str:
-    r"""Writes the file, atomically. Collective.
+def see(
+    table: ObservationTable, store: Any, start: int, ensemble: Any, frames: Sequence[int]
+) -> np.ndarray:
+    r"""H(x) of every member for the placed rows of some frames, ascending: see `Seen`."""
+    seen = Seen(table, store, start, ensemble)
+    return np.concatenate([seen(f) for f in frames], 1)
+
+
+class Writer:
+    r"""Writes the file a frame at a time, atomically; made and closed by all ranks together.
 
     Arguments:
         path: Its name.
         table: All rows, the same on every rank.
         world: The ranks.
-        own: Rows of the table this rank looked at, a contiguous range of frames.
-        ensembles: By name (`hofx`, `hofx_background`) what their members see, (M, len(own)).
+        members: Number of members by ensemble (`hofx`, `hofx_background`).
         fence: Called by rank 0 before the file gets its name.
-
-    Returns:
-        Its digest, on every rank.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
-    sizes = {name: len(x) for name, x in ensembles.items()}
-    if world.rank == 0:
-        _create(scratch, table, sizes)
-    world.barrier("feedback")
-    _, location = locations(table)
-    shared = world.size > 1 and _parallel(world)
-    told = [(own, ensembles)]
-    if world.size > 1 and not shared:
-        told = world.gather((own, ensembles)) or []
-    if shared or world.rank == 0:
+
+    def __init__(
+        self, path: Path, table: ObservationTable, world: Any, members: dict[str, int],
+        fence: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         import h5py
 
-        how = {"driver": "mpio", "comm": world.comm} if shared else {}
-        with h5py.File(scratch, "r+", **how) as f:
-            for rows, of in told:
-                _fill(f, table, location, rows, of)
-    digests = world.gather(
-        [[int(r), digest_array(np.ascontiguousarray(x[:, k]))]
-         for x in ensembles.values() for k, r in enumerate(own)]
-    )  # fmt: skip
-    digest = None
-    if world.rank == 0:
-        ordered = [d for _, d in sorted((r, d) for part in digests for r, d in part)]
-        digest = roll([table.digest, *ordered])
-        if fence is not None:
-            fence()
-        sync(scratch)
-        os.replace(scratch, path)
-    return world.broadcast(digest)
+        self.path, self.table, self.world, self.fence = path, table, world, fence
+        self._scratch = path.with_name(f".{path.name}.tmp")
+        if world.rank == 0:
+            _create(self._scratch, table, members)
+        world.barrier("feedback")
+        self._location = locations(table)[1]
+        self._digests: list[list] = []
+        self._kept: list[tuple] = []
+        self._file = None
+        shared = world.size > 1 and _parallel(world)
+        if shared or world.size == 1:
+            how = {"driver": "mpio", "comm": world.comm} if shared else {}
+            self._file = h5py.File(self._scratch, "r+", **how)
+
+    def add(self, rows: np.ndarray, ensembles: dict[str, np.ndarray]) -> None:
+        r"""Takes what members see, by ensemble :math:`(M, D)`, of D rows of one frame."""
+        self._digests += [
+            [int(r), digest_array(np.ascontiguousarray(x[:, k]))]
+            for x in ensembles.values() for k, r in enumerate(rows)
+        ]  # fmt: skip
+        if self._file is None:  # without parallel HDF5 rank 0 will write it
+            self._kept.append((rows, ensembles))
+        else:
+            _fill(self._file, self.table, self._location, rows, ensembles)
+
+    def close(self) -> str:
+        r"""Ends the file; its digest, on every rank."""
+        import h5py
+
+        digests = self.world.gather(self._digests)
+        if self._file is not None:
+            self._file.close()
+        else:
+            told = self.world.gather(self._kept) or []
+            if self.world.rank == 0:
+                with h5py.File(self._scratch, "r+") as f:
+                    for rows, of in (pair for part in told for pair in part):
+                        _fill(f, self.table, self._location, rows, of)
+        digest = None
+        if self.world.rank == 0:
+            ordered = [d for _, d in sorted((r, d) for part in digests for r, d in part)]
+            digest = roll([self.table.digest, *ordered])
+            if self.fence is not None:
+                self.fence()
+            sync(self._scratch)
+            os.replace(self._scratch, self.path)
+        return self.world.broadcast(digest)
 
 
 def _parallel(world: Any) -> bool:

@@ -314,6 +314,10 @@ class Operator:
                 :math:`(..., C, *grid)`; it is called once for each frame the rows see.
         """
         p = self.piece(self.rows(frames))
+        return p(self.support(p, read)) if len(p.rows) else np.zeros(0)
+
+    def support(self, p: Piece, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        r"""The numbers that a piece sees, :math:`(..., S)`; `read` as in `see`."""
         values = None
         for f in np.unique(p.frame):
             x = np.asarray(read(int(f)))
@@ -323,4 +327,4 @@ class Operator:
                 values = np.empty((*lead, len(p.frame)))
             at = p.frame == f
             values[..., at] = x[..., p.channel[at], p.point[at]]
-        return np.zeros(0) if values is None else p(values)
+        return values
