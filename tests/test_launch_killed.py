@@ -39,10 +39,10 @@ def test_ranks_stop_when_their_command_is_killed(tmp_path, ranks):
     command += ["--ranks", str(ranks), "--runs", str(runs)]
     run = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     until(lambda: len(list(tmp_path.glob("rank*"))) == ranks)
-    run.kill()
-    run.wait()
+    run.kill()  # and is not buried yet
     folder = runs / "tiny" / "import"
     until(lambda: not working(folder))
+    run.wait()
     told = json.loads((folder / "manifest.json").read_text())
     assert told["state"] == "stopped" and told["message"] == "asked to"
     done = subprocess.run(command, env=env, capture_output=True, text=True)

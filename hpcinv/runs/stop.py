@@ -15,6 +15,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 from ..parallel import World
@@ -37,9 +38,7 @@ class StopFlag:
 
         def watch() -> None:
             while self.seen is None:
-                try:
-                    os.kill(pid, 0)
-                except ProcessLookupError:
+                if _gone(pid):
                     self.set("the command that started it is gone")
                 time.sleep(1)
 
@@ -56,3 +55,14 @@ class StopFlag:
         r"""Whether any rank was asked to stop. All ranks of `world` must call it."""
         mine = 1.0 if self.seen else 0.0
         return bool((world.all_reduce(mine, "max") if world else mine) > 0)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        # A container may have nobody who buries its dead.
+        return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
