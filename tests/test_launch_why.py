@@ -10,7 +10,7 @@ from hpcinv.launch.causes import Evidence, judge, rules
 RECORDED = yaml.safe_load(Path(__file__).with_name("failures.yaml").read_text())
 
 
-@pytest.mark.parametrize("case", RECORDED, ids=lambda c: c["origin"].split("github.com/")[1])
+@pytest.mark.parametrize("case", RECORDED, ids=lambda c: c["origin"].split("github.com/")[-1])
 def test_recorded_failures_are_named(case):
     rule, line = judge(Evidence(state="FAILED", reason="NonZeroExitCode", log=case["log"]))
     assert rule.name == case["cause"]

@@ -76,18 +76,24 @@ TRACEBACK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?^(\S.*)$", re.MULTILINE
 )
 
+# srun tells of its tasks in the order in which they ended.
+ENDED = re.compile(r"^srun: error: .*: tasks? [\d,-]+: (.*)$", re.MULTILINE)
+
 
 def judge(e: Evidence) -> tuple[Rule, str] | None:
     r"""The cause, and the line that shows it.
 
     Of several tracebacks in a log, the first one counts: the other ranks fail because one did.
-    That it was cancelled says little: a rank that failed has the others cancelled.
+    That it was cancelled says little: a rank that failed has the others cancelled. Where the first
+    task to end was killed, the others complain because they miss it.
     """
     first = TRACEBACK.search(e.log) if not e.error else None
     if first:
         e = Evidence(e.state, e.reason, e.code, first[1], e.log)
+    ended = ENDED.search(e.log)
     tests = [
         lambda r: None if r.name == "cancelled" else r.verdict(e),
+        lambda r: ended[0] if r.name == "killed" and ended and ended[1] == "Killed" else None,
         lambda r: r.line(e.error),
         lambda r: r.line(e.log),
         lambda r: f"exit code {e.code}" if r.code and re.search(r.code, e.code) else None,
