@@ -175,7 +175,19 @@ class AutoencoderConfig(_Model):
         return {**super().build_fields(), "static": len(self.static)}
 
 
-class AutoencoderLoss(_Fields):
+class _Windows(_Fields):
+    r"""How the windows of a store are shown to what learns from them."""
+
+    shift: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...] | None,
+        Field(
+            description="roll windows by random multiples of so many grid points, a number for "
+            "each axis, 0 for none: where the axis closes on itself and statistics repeat"
+        ),
+    ] = None
+
+
+class AutoencoderLoss(_Windows):
     r"""What an autoencoder is trained for."""
 
     noise: Annotated[float, Field(ge=0, description="noise injected into the latents")] = 0.1
@@ -224,7 +236,7 @@ class TrajectoryDenoiserConfig(_Model):
         return self
 
 
-class DiffusionLoss(_Fields):
+class DiffusionLoss(_Windows):
     r"""The distribution of noise levels in training: log-normal (Karras et al., 2022)."""
 
     log_sigma_mean: Annotated[float, Field(description="mean of log sigma/alpha")] = 0.2
@@ -237,13 +249,6 @@ class DiffusionLoss(_Fields):
     rotation: Annotated[
         bool, Field(description="turn pairs of windows by random angles: for nearly Gaussian data")
     ] = False
-    shift: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...] | None,
-        Field(
-            description="roll windows by random multiples of so many grid points, a number for "
-            "each axis, 0 for none: where the axis closes on itself and statistics repeat"
-        ),
-    ] = None
 
 
 Range = tuple[
