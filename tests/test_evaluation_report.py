@@ -13,6 +13,7 @@ from hpcinv.errors import BadInput
 from hpcinv.evaluation import charts
 from hpcinv.evaluation.coastline import coastlines
 from hpcinv.evaluation.figures import frame_names, telling_frames, views
+from hpcinv.evaluation.innovations import InnovationSums, summary
 from hpcinv.evaluation.maps import Canvas, equal_earth
 from hpcinv.evaluation.physics import checks
 from hpcinv.evaluation.report import picture, report
@@ -129,6 +130,20 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def departures(units):
+    r"""What a job finds of observations of every frame but one."""
+    rng = np.random.default_rng(0)
+    sums = InnovationSums.zeros(L, 2, M)
+    of = np.arange(20) < np.array([[14], [20]])
+    of[1] ^= of[0]
+    for f in range(1, L):
+        y, x, b = (s * rng.standard_normal(n) for s, n in ((1, 20), (1, (M, 20)), (2, (M, 20))))
+        sums.add(f, of, y, np.ones(20), x, b)
+    return summary(
+        ["u, used", "u, withheld"], sums, units={"u": units}, background=True, replicates=20
+    )
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
     from PIL import Image
@@ -136,6 +151,7 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
     truth = GRIDS[grid]
     results = ensembles(truth, diffusion=(0.3, 0.3), climatology=(1.0, 1.0))
     table = random_points(truth, start=0, stop=L, points=5, error=0.5)
+    card = card_of(truth, results) | {"innovations": departures("m s-1")}
     path = report(
         tmp_path / "report" / "report.html",
         title="Winds <of> 1991 & 1992",
@@ -144,7 +160,7 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
         truth=truth,
         truth_start=0,
         length=L,
-        card=card_of(truth, results),
+        card=card,
         table=table,
         width=300,
         provenance={"versions": {"hpcinv": "0.1.0"}, "seeds": [0, 1], "inputs": {"a<b": "c&d"}},
@@ -163,6 +179,8 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
         assert expected in words
     plane = 1 <= len(truth.grid) <= 2
     assert ("Scales and balance" in words) == plane and "Reliability" in words
+    for expected in ("Departures from the observations", "u, withheld", "χ² of every frame"):
+        assert expected in words
     assert ("divergence" in words) == (grid == "globe")
     if plane:
         assert text.count('aria-label="power spectrum by') == len(truth.channels)

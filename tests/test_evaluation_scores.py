@@ -94,7 +94,7 @@ def test_crps_of_a_gaussian_is_the_closed_form():
 def test_agreement_with_the_scores_package():
     import xarray as xr
     from scores.continuous import mse
-    from scores.probability import crps_for_ensemble
+    from scores.probability import crps_for_ensemble, rank_histogram
 
     ensemble, truth = case()
     dims = ("member", "time", "channel", "lat", "lon")
@@ -112,6 +112,10 @@ def test_agreement_with_the_scores_package():
             c = crps(ensemble.x, truth.y.astype(float), fair=False)
             ours = ((c * truth.w).sum((-2, -1)) / truth.w.sum()).ravel()
         assert np.abs(theirs.ravel() - ours).max() < 1e-12
+    theirs = rank_histogram(x, y, "member", preserve_dims="all").sum(["time", "channel"])
+    theirs = (theirs * w).sum(space) / w.sum() / (L * C)
+    ours = sums.ranks.sum((0, 1)) / sums.ranks.sum()
+    assert np.abs(theirs.values.ravel() - ours).max() < 1e-12
     theirs = mse(x.mean("member"), y, reduce_dims=space, weights=w).values
     assert np.abs(theirs - sums.squared / sums.weight).max() < 1e-12
 

@@ -122,9 +122,34 @@ def test_known_departures_give_known_numbers():
     assert w["ranks"]["interval"]["found"] == pytest.approx(
         w["ranks"]["interval"]["nominal"], abs=0.02
     )
+    # by frame: what the sums of a frame say, and the frames together
+    f, at = g["frames"], used & (np.arange(len(y)) < len(y) // 10)
+    d = y[at] - b[:, at].mean(0)
+    assert f["count"][0] == at.sum() and f["background"]["bias"][0] == pytest.approx(d.mean())
+    assert f["background"]["rms"][0] == pytest.approx(np.sqrt((d**2).mean()))
+    chi2 = (d**2).sum() / (0.49 + 21 / 20 * b[:, at].var(0, ddof=1)).sum()
+    assert f["background"]["chi2"][0] == pytest.approx(chi2)
+    weights = np.array(f["count"]) / sum(f["count"])
+    assert np.dot(weights, f["analysis"]["bias"]) == pytest.approx(g["analysis"]["bias"]["value"])
     assert "ranks" not in g  # those of assimilated ones are not flat
     words = departures(found)
     assert [f.level for f in words] == ["good", "good"]
+
+
+def test_frames_without_observations_have_no_departures_and_a_chart_leaves_them_out():
+    from hpcinv.evaluation.report_fields import departures as chart
+
+    sums = InnovationSums.zeros(4, 1, 3)
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    for f in (0, 2, 3):
+        sums.add(f, np.ones((1, 5), bool), np.zeros(5), np.ones(5), x, x)
+    found = summary(["t, used"], sums, units={"t": "K"}, background=True, replicates=20)
+    of = found["groups"]["t, used"]["frames"]
+    assert of["count"] == [5, 0, 5, 5] and of["background"]["rms"][1] is None
+    drawn = chart(found, ["May", "June", "July", "August"])
+    assert drawn["names"] == ["t, used"]
+    assert "May" in drawn["svg"] and "June" not in drawn["svg"]
+    assert chart(None, ["May"]) is None
 
 
 def test_a_wrong_error_is_seen():

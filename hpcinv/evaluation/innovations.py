@@ -226,8 +226,31 @@ def summary(
             }
             if ", used" in name:
                 entry["desroziers"] = _desroziers(entry, mean, sums, told)
+        if name.count(",") == 1:  # a variable and its use
+            entry["frames"] = _by_frame(sums, g, background)
         out[name] = entry
     return {"groups": out, "desroziers_conditions": list(CONDITIONS) if background else []}
+
+
+def _by_frame(sums: InnovationSums, g: int, background: bool) -> dict[str, Any]:
+    r"""Departures of every frame, None where nothing was observed."""
+    n = sums.count[:, g]
+
+    def over(x: np.ndarray, y: np.ndarray, root: bool = False) -> list[float | None]:
+        v = np.divide(x, y, out=np.full(len(x), np.nan), where=n > 0)
+        return [None if np.isnan(e) else float(e) for e in (np.sqrt(v) if root else v)]
+
+    out: dict[str, Any] = {"count": n.astype(int).tolist()}
+    for name, letter in (("analysis", "a"), ("background", "b")):
+        if letter == "a" or background:
+            d, d2, s2, v2 = (
+                getattr(sums, f"{k}_{letter}")[:, g] for k in ("d", "d2", "s2", "v2")
+            )  # fmt: skip
+            out[name] = {
+                "bias": over(d, n), "rms": over(d2, n, True), "spread": over(s2, n, True),
+                "chi2": over(d2, v2),
+            }  # fmt: skip
+    return out
 
 
 def _desroziers(entry: dict, mean, sums: InnovationSums, told) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def report(
         balance=report_fields.balance(card, main),
         series=_series(card, main, when),
         departures=_departures(card.get("innovations")),
+        consistency=report_fields.departures(card.get("innovations"), when),
         interval=card["interval"],
         differences=_differences(card, main),
         provenance=tree(provenance or {}),

@@ -1,10 +1,10 @@
-r"""Parts of the report about whole fields: spectra, reliability, physical checks."""
+r"""Parts of the report about whole fields: spectra, reliability, physical checks, departures."""
 
 from __future__ import annotations
 
-__all__ = ["balance", "reliability", "spectra"]
+__all__ = ["balance", "departures", "reliability", "spectra"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import charts
@@ -58,3 +58,18 @@ def balance(card: Mapping[str, Any], main: str) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def departures(found: Mapping[str, Any] | None, when: Sequence[str]) -> dict[str, Any] | None:
+    r"""Chart of the chi2 of every frame that was observed, as in the table of departures."""
+    lines = {}
+    for name, e in (found or {"groups": {}})["groups"].items():
+        of = e.get("frames", {}).get("analysis" if "withheld" in name else "background")
+        if of is not None and len(lines) < 4:
+            lines[name] = of["chi2"]
+    full = [t for t in range(len(when)) if all(v[t] is not None for v in lines.values())]
+    if not lines or len(full) < 2:
+        return None
+    kept = {n: [v[t] for t in full] for n, v in lines.items()}
+    svg = charts.series(kept, [when[t] for t in full], "χ²", "χ² of the departures of every frame")
+    return {"svg": svg, "names": list(kept)}
