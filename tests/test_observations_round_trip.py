@@ -88,6 +88,24 @@ def test_a_swath_that_xarray_wrote_is_read_as_pandas_sees_it(tmp_path, packed):
     assert set(table.error[table.channel == 0]) == {0.7}
 
 
+def test_fill_values_of_integers_are_not_observed_and_verdicts_stay_integers(tmp_path):
+    counts = np.array([[280, 281, -1], [283, -1, 285]])
+    good = np.array([[0, 1, 0], [0, 0, -9]])
+    two = ("scan", "pixel")
+    lat, lon = np.full((2, 3), 5.0), 10.0 * np.arange(6).reshape(2, 3)
+    source = xr.Dataset(
+        {"t": (two, counts, {"units": "K"}), "quality": (two, good)},
+        coords={"lat": (two, lat), "lon": (two, lon),
+                "time": ("scan", np.array(["2000-01-03", "2000-01-04"], "M8[ns]"))},
+    )  # fmt: skip
+    how = {"t": {"dtype": "i2", "_FillValue": -1}, "quality": {"dtype": "i1", "_FillValue": -9}}
+    source.to_netcdf(tmp_path / "counts.nc", encoding=how)
+    measured = {"t": Measured(error=1.0, flag="quality", good=[0])}
+    table, notes = read_points(tmp_path / "counts.nc", STORE, **FRAMES, measured=measured)
+    assert notes["not observed"] == 2 and table.value.tolist() == [280, 281, 283, 285]
+    assert (table.flag == 0).tolist() == [True, False, True, False]
+
+
 def test_a_gridded_field_that_xarray_wrote_is_read_as_it_is(tmp_path):
     rng = np.random.default_rng(1)
     lat, lon = np.array([-45.0, 0, 45]), np.array([-90.0, 10, 100, 179])

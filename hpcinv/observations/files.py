@@ -65,12 +65,12 @@ def open_long(
         )
     place = {ours: columns.get(ours, ours) for ours in PLACE}
     if path.suffix in (".nc", ".cdf"):
-        wanted = set(place.values()) | set(columns.values())
-        for theirs, m in (measured or {}).items():
-            wanted |= {theirs, *([m.flag] if m.flag else [])}
+        verdicts = {m.flag for m in (measured or {}).values() if m.flag}
+        wanted = set(place.values()) | set(columns.values()) | set(measured or {}) | verdicts
         frame = _ioda(path)
         if frame is None:
-            frame = _netcdf(path, wanted if measured is not None else None)
+            verdicts.add(columns.get("flag", "flag"))
+            frame = _netcdf(path, wanted if measured is not None else None, verdicts)
         elif measured is not None:
             raise BadInput("'measured' of a file in IODA's groups", path, "Leave it out.")
     else:
@@ -212,8 +212,11 @@ def _ioda(path: Path) -> pd.DataFrame | None:
     return frame
 
 
-def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
-    r"""Variables as columns, those of fewer dimensions repeated along the others."""
+def _netcdf(path: Path, wanted: set[str] | None, verdicts: set[str]) -> pd.DataFrame:
+    r"""Variables as columns, those of fewer dimensions repeated along the others.
+
+    Fill values are NaN, but in verdicts, which stay the integers that are compared.
+    """
     import netCDF4
     import pandas as pd
 
@@ -236,10 +239,12 @@ def _netcdf(path: Path, wanted: set[str] | None) -> pd.DataFrame:
                     if " since " in unit:
                         calendar = getattr(v, "calendar", "standard")
                         x = _dates(x, unit, calendar)
-                    elif np.ma.asarray(x).dtype.kind == "f":  # packed numbers are unpacked by now
-                        x = np.ma.filled(x.astype(np.float64), np.nan)
-                    else:
+                    elif np.ma.asarray(x).dtype.kind != "f" and (
+                        name in verdicts or not np.ma.is_masked(x)
+                    ):
                         x = np.ma.filled(x, np.iinfo(v.dtype).min)
+                    else:  # packed numbers are unpacked by now
+                        x = np.ma.filled(np.ma.asarray(x, np.float64), np.nan)
                     units[name] = unit
                 columns[name] = (own, np.asarray(x))
                 dims = own if len(own) > len(dims) else dims
