@@ -74,4 +74,4 @@ def test_training_on_a_store_larger_than_its_memory_is_flat(tmp_path):
     third = len(seen) // 3
     middle, end = max(seen[third : 2 * third]), max(seen[2 * third :])
     print(f"resident: at most {max(seen)} MiB, {middle} in the middle third, {end} in the last")
-    assert max(seen) < LIMIT and abs(end - middle) < 64
+    assert max(seen) < LIMIT and end < middle + 64
