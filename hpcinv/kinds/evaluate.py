@@ -21,7 +21,8 @@ class WithheldTruths(Fields):
     r"""The test of prior and observations, see `hpcinv.evaluation.withheld_truths`."""
 
     truths: tuple[int, int] = Field(
-        description="half-open range of frames of the truth that neither prior nor statistics saw"
+        description="half-open range of frames of the truth that neither prior nor statistics "
+        "saw, 1 / level - 1 times as long as what is evaluated, or longer"
     )
     repeats: int = Field(400, ge=100)
     level: float = Field(0.05, gt=0, lt=0.5)
