@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,45 @@ def test_a_killed_task_is_made_again_and_told(job, tmp_path):
     assert len(Rows(folder)) == 4000
     told = json.loads((folder / "failures.json").read_text())
     assert told["again"] == [{"task": 0, "attempts": 2}]
+
+
+STUDY = {
+    "2_withheld": "kind: simulate\nsimulator: npe_toys:Linear\nsimulations: 120\nseed: 7\n",
+    "3_train": "kind: train\ndata: simulate\ntraining: {steps: 60}\n"
+    "model: {name: posterior, flows: [maf], width: 16}\n",
+    "4_infer": "kind: infer\nposterior: train\nsimulations: simulate\nobservations: withheld\n"
+    "samples: 100\nmap_steps: 2\n",
+    "5_evaluate": "kind: evaluate\nsamples: infer\n",
+    "6_report": "kind: report\ntitle: A line\nevaluate: evaluate\nsamples: infer\n"
+    "simulations: [simulate, withheld]\n",
+}
+
+
+@pytest.mark.slow
+def test_what_a_study_lost_and_made_again_stands_in_its_report(job, tmp_path):
+    """1% of the simulations fail, a task is killed, and a shard is truncated before the rest."""
+    job.write_text(
+        JOB.replace("fail: 0.01", f"fail: 0.01, kill: {tmp_path / 'once'}")
+        + "resources: {array: {over: shards, tasks: 2}, cpus_per_task: 1}\n"
+    )
+    for name, text in STUDY.items():
+        (job.parent / f"{name}.yaml").write_text(text + "resources: {cpus_per_task: 1}\n")
+    first = hpcinv("run", job.parent, "--runs", tmp_path / "runs")
+    assert first.returncode == 137 and "not started" in first.stdout + first.stderr
+    folder = tmp_path / "runs" / "toy" / "simulate"
+    (part,) = folder.rglob("rows-*0500-*1000.h5")
+    part.write_bytes(part.read_bytes()[:3000])
+    second = hpcinv("run", job.parent, "--runs", tmp_path / "runs")
+    assert second.returncode == 0, second.stdout + second.stderr
+    failed = int((~Rows(folder).read("ok").astype(bool)).sum())
+    assert 15 < failed < 70
+    page = (tmp_path / "runs" / "toy" / "report" / "report.html").read_text()
+    told = page[page.index("What was lost, and made again") :]
+    row = told[told.index('<th scope="row">simulate</th>') :]
+    cells = re.findall("<td>(.*?)</td>", row)[:5]
+    assert cells == [
+        "4,000", str(failed), f"{failed} not finite", "rows 500 to 999", "task 0 (2 starts)"
+    ]  # fmt: skip
 
 
 def test_bad_priors_are_named(job, tmp_path):

@@ -168,9 +168,10 @@ class Simulate(Job):
                 if shard < hi:
                     start, stop = self._span(shard)
                     path = folder / part_name(start, stop)
+                    there = path.exists()
                     digest = kept(path)
                     if digest is None:
-                        digest = shards.make(start, stop, done=k, total=hi - lo)
+                        digest = shards.make(start, stop, done=k, total=hi - lo, again=there)
                     torn = digest is None
                     mine.append([shard, digest])
                     ctx.progress.update(k + 1, hi - lo)
@@ -196,7 +197,7 @@ class Simulate(Job):
 
         make = partial(simulator_of, self.model_dump(mode="json"))
         simulator = make()
-        redone = self._mend(ctx, parts, make, simulator)
+        self._mend(ctx, parts, make, simulator)
         places = [part / "parts" for part in parts]
         digest, told = join(ctx.folder, places, self.simulations, describe(simulator, self))
         index = _digests(ctx.folder)
@@ -208,6 +209,7 @@ class Simulate(Job):
         examples = [e for t in told for e in t["examples"]][:EXAMPLES]
         starts = [len(RunFolder(part).manifest()["attempts"]) for part in parts]
         again = [{"task": k, "attempts": n} for k, n in enumerate(starts) if n > 1]
+        redone = [t["redone"] for t in told if t.get("redone")]
         _say(ctx.folder, counts, examples, redone, again)
         failed = self.simulations - counts["ok"]
         share = failed / self.simulations
@@ -223,21 +225,18 @@ class Simulate(Job):
             )  # fmt: skip
         return {"simulations": digest}
 
-    def _mend(self, ctx: Context, parts: list[Path], make: Any, simulator: Any) -> list[list[int]]:
+    def _mend(self, ctx: Context, parts: list[Path], make: Any, simulator: Any) -> None:
         r"""Makes anew the shards that were damaged after their tasks had ended: the same draws."""
         from ..io.rows import part_name
 
-        redone = []
         for k, part in enumerate(parts):
             shards = _Shards(self, make, simulator, part / "parts", ctx)
             for shard in block(self.axis("shards"), len(parts), k):
                 start, stop = self._span(shard)
                 if kept(part / "parts" / part_name(start, stop)) is None:
-                    if shards.make(start, stop, done=0, total=1) is None:
+                    if shards.make(start, stop, done=0, total=1, again=True) is None:
                         raise Stopped("stopped while a damaged shard was made anew")
-                    redone.append([start, stop])
             shards.close()
-        return redone
 
     def figures(self, study: Study, name: str) -> dict[str, str]:
         what = self.simulator or self.command[0]
@@ -255,8 +254,10 @@ class _Shards:
         # A program has its own time limit: it is a process of its own already.
         self.runner = Runner(make, simulator, None if job.command else job.timeout)
 
-    def make(self, start: int, stop: int, done: int, total: int) -> str | None:
-        r"""One shard; None if this rank was asked to stop before it was whole."""
+    def make(
+        self, start: int, stop: int, done: int, total: int, again: bool = False
+    ) -> str | None:
+        r"""One shard, again if it was damaged; None if this rank was to stop before its end."""
         import numpy as np
 
         from ..io.rows import PartWriter
@@ -281,7 +282,8 @@ class _Shards:
                     counts[REASONS[r]] += int(n)
                 examples += out.notes[: EXAMPLES - len(examples)]
                 self.ctx.progress.update(done + (b - start) / (stop - start), total)
-            writer.attributes.update(reasons=counts, examples=examples)
+            redone = [start, stop] if again else None
+            writer.attributes.update(reasons=counts, examples=examples, redone=redone)
             return writer.close()
 
     def close(self) -> None:
