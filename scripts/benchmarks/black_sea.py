@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument(
-        "--start", type=int, default=1476, help="first frame of the store analysed"
+        "--start", type=int, default=1092, help="first frame of the store analysed"
     )
     args = parser.parse_args()
     folder = args.runs / "black_sea"
