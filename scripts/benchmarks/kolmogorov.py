@@ -73,7 +73,9 @@ def main() -> None:
     folder = args.runs / "kolmogorov"
     store = TrajectoryStore.open(folder / "simulate" / "store")
     dynamics = make(store.attributes["simulator"], store.attributes["options"])
-    found = sorted(p.parent for p in folder.glob("*/analysis.nc") if p.parent.name != "forecast")
+    # Folders that begin with a dot were set aside by --fresh.
+    found = sorted(p.parent for p in folder.glob("[!.]*/analysis.nc"))
+    found = [p for p in found if p.name != "forecast"]
     truth, rows = None, []
     for path in found:
         with open_analysis(path) as analysis:
