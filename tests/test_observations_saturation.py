@@ -98,3 +98,34 @@ def test_posterior_beyond_the_limit(covariance, monkeypatch):
     tangent, _ = members_of()
     before = abs(float(tangent.mean()) - mean), abs(float(tangent.std()) - std)
     assert error[0] < before[0] / 2 and error[1] < before[1] / 2
+
+
+def test_what_is_left_belongs_to_the_row_that_saturates():
+    r"""In a table of plain and saturating rows, in any order."""
+    lat, lon = np.array([-30.0, 30.0]), np.array([0.0, 120.0, 240.0])
+    rng = np.random.default_rng(0)
+    s = truth(L=1, lat=lat, lon=lon, x=np.zeros((1, 2, 2, 3), np.float32))
+    s.statistics = Statistics(np.zeros((1, 2, 2, 3), np.float32),
+                              np.ones((1, 2, 2, 3), np.float32), np.full(1, 9),
+                              np.zeros(1, int))  # fmt: skip
+    cut = Derived(name="cut", units="m s-1", of=("v",), operator="saturation", high=0.2)
+    net = Stations(network="stations", places={"a": (30.0, 0.0), "b": (-30.0, 120.0)},
+                   channels=["u", "cut"], error={"u": 0.1, "cut": 0.5},
+                   forward=Forward(derived=(cut,)))  # fmt: skip
+    table = draw(net, s, start=0, stop=1)
+    table = table.select(np.argsort(-table.channel, kind="stable"))  # saturating rows first
+    variance, alike = (torch.from_numpy(rng.uniform(0.5, 2, 12)) for _ in range(2))
+    likelihood = OperatorLikelihood(table, s.statistics, range(1), store=s, dtype=torch.float64)
+    seen = likelihood.scattered(variance, alike)
+    x = torch.from_numpy(rng.standard_normal((3, 1, 2, 2, 3)))
+    found = seen.scatter(x, [0])
+    density = len(table) / 12
+    for row, (channel, point) in enumerate(zip(table.channel, table.point, strict=True)):
+        if channel < 2:
+            assert not found[:, row].any()
+            continue
+        k = 6 + point
+        left = saturation.remainder(x.flatten(1)[:, k], variance[k].sqrt(), None, 0.2)
+        wanted = left * (1 + density * (alike[k] - 1)) / 0.5**2
+        torch.testing.assert_close(found[:, row], wanted)
+    assert not likelihood.scatters and seen.scatters

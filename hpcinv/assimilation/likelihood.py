@@ -26,8 +26,8 @@ class Likelihood(Protocol):
       shape ``(len(ids), D)``.
     * ``scattered(variance, alike) -> Likelihood``: A as it is best linearised for states that
       scatter about x with a variance, each number as one with `alike` numbers of the trajectory;
-      both of the shape of the state or one for all. ``scatter(x, frames) -> (B, D)`` is then the
-      variance of what this leaves, and adds to R.
+      both of the shape of the state or one for all. Where its ``scatters`` is true, ``scatter(x,
+      frames) -> (B, D)`` is the variance of what this leaves, and adds to R.
     """
 
     def sizes(self, frames: Sequence[int]) -> list[int]:
@@ -61,7 +61,8 @@ class Restricted:
             self.for_members = lambda ids: Restricted(likelihood.for_members(ids), start, stop)
         if hasattr(likelihood, "scattered"):
             self.scattered = lambda *v: Restricted(likelihood.scattered(*v), start, stop)
-        if hasattr(likelihood, "scatter"):
+        self.scatters = getattr(likelihood, "scatters", False)
+        if self.scatters:
             self.scatter = lambda x, frames: likelihood.scatter(x, self._there(frames))
 
     def _there(self, frames: Sequence[int]) -> list[int]:

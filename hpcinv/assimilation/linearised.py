@@ -83,7 +83,7 @@ class Linearised:
         ]
         self.value = self._assemble([p.start(self._x, self._keep) for p in self._pieces])
         self._scatter = None
-        if hasattr(likelihood, "scatter"):
+        if getattr(likelihood, "scatters", False):
             with torch.no_grad():
                 self._scatter = self._assemble([p.scatter(self._x) for p in self._pieces])
 

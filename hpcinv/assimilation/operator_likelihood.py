@@ -77,6 +77,7 @@ class OperatorLikelihood:
         self._saturates = decoder is None and any(
             d.operator == "saturation" for d in table.forward.derived
         )
+        self.scatters = False
         self._spread: Tensor | None = None
         self._repeats: Tensor | None = None
         self._density = len(table) / max(len(np.unique(table.frame)) * self._numbers, 1)
@@ -148,6 +149,7 @@ class OperatorLikelihood:
         if not self._saturates:
             return self
         other = copy.copy(self)
+        other.scatters = True
         whole = lambda v: v.expand(self._numbers) if v.ndim == 0 else v.flatten()  # noqa: E731
         other._spread = whole(variance.sqrt())
         other._repeats = 1 + self._density * (whole(alike) - 1)
@@ -166,13 +168,9 @@ class OperatorLikelihood:
         out = [x.new_zeros((len(x), 0))]
         for (p, mean, std), z in zip(pieces, values, strict=True):
             spread = self._spread_of(p, std, z)
-            if spread is None:
-                out.append(z.new_zeros((len(z), len(p.rows))))
-                continue
             scale = torch.from_numpy(self._scale[p.rows]).to(z)
             left = p.remainder(z * std.to(z) + mean.to(z), spread)
-            first = p.number[np.searchsorted(p.component, p.of[:-1])]
-            at = torch.from_numpy(p.channel[first] * self._grid + p.point[first])
+            at = torch.from_numpy(p.channel[p.first] * self._grid + p.point[p.first])
             out.append(left * self._repeats[at].to(z) / scale**2)
         return torch.cat(out, -1)
 

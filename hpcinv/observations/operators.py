@@ -60,6 +60,12 @@ class Piece:
         shape = (int(self.of[-1]), len(self.frame))
         return csr_matrix((self.weight, (self.component, self.number)), shape)
 
+    @cached_property
+    def first(self) -> np.ndarray:
+        r"""A number of the support that each row sees, with shape :math:`(D)`."""
+        starts = self.matrix.indptr[self.of[:-1]]
+        return self.matrix.indices[np.minimum(starts, len(self.matrix.indices) - 1)]
+
     def linear(self, values: Any) -> Any:
         r"""Components of support values :math:`(..., S)`, numpy or torch: :math:`(..., U)`."""
         if isinstance(values, np.ndarray):
