@@ -152,6 +152,8 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
     results = ensembles(truth, diffusion=(0.3, 0.3), climatology=(1.0, 1.0))
     table = random_points(truth, start=0, stop=L, points=5, error=0.5)
     card = card_of(truth, results) | {"innovations": departures("m s-1")}
+    line = {"crps": [0.1, 0.2], "vrmse": [0.3, 0.9]}
+    card["forecast"] = {"lead": 2, "methods": {"diffusion": line}, "kept": line}
     path = report(
         tmp_path / "report" / "report.html",
         title="Winds <of> 1991 & 1992",
@@ -179,7 +181,8 @@ def test_a_page_for_any_grid_asks_nothing_of_the_network(grid, tmp_path):
         assert expected in words
     plane = 1 <= len(truth.grid) <= 2
     assert ("Scales and balance" in words) == plane and "Reliability" in words
-    for expected in ("Departures from the observations", "u, withheld", "χ² of every frame"):
+    for expected in ("Departures from the observations", "u, withheld", "χ² of every frame",
+                     "Forecasts by lead time", "last frame, kept"):  # fmt: skip
         assert expected in words
     assert ("divergence" in words) == (grid == "globe")
     if plane:

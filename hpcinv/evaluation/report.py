@@ -104,6 +104,7 @@ def report(
         spectra=report_fields.spectra(card, main),
         balance=report_fields.balance(card, main),
         series=_series(card, main, when),
+        leads=report_fields.lead_times(card),
         departures=_departures(card.get("innovations")),
         consistency=report_fields.departures(card.get("innovations"), when),
         interval=card["interval"],

@@ -2,7 +2,7 @@ r"""Parts of the report about whole fields: spectra, reliability, physical check
 
 from __future__ import annotations
 
-__all__ = ["balance", "departures", "reliability", "spectra"]
+__all__ = ["balance", "departures", "lead_times", "reliability", "spectra"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +26,26 @@ def spectra(card: Mapping[str, Any], main: str) -> dict[str, Any] | None:
         for name, of in shown
     ]
     return {"names": ["truth", "one member, on average", "mean of the members"], "plots": plots}
+
+
+def lead_times(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    r"""CRPS and VRMSE by lead time, of the first methods and of the last known frame."""
+    found = card.get("forecast")
+    if found is None:
+        return None
+    of = dict(list(found["methods"].items())[:MOST]) | {"last frame, kept": found["kept"]}
+    times = [str(k + 1) for k in range(found["lead"])]
+    plots = [
+        {
+            "name": title,
+            "svg": charts.series({n: e[key] for n, e in of.items()}, times, key.upper(), title),
+        }
+        for key, title in (
+            ("crps", "CRPS by lead time, in frames"),
+            ("vrmse", "Error of the mean over the truth's own variation"),
+        )
+    ]
+    return {"names": list(of), "plots": plots}
 
 
 def reliability(card: Mapping[str, Any], main: str) -> dict[str, Any] | None:

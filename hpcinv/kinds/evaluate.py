@@ -37,6 +37,9 @@ class Evaluate(Job):
         None, description="half-open range of the truth's frames"
     )
     analyses: Annotated[list[str], Ref("analysis")] = Field([])
+    lead: int | None = Field(
+        None, ge=1, description="the last frames are forecasts: score them by lead time"
+    )
     samples: Annotated[str | None, Ref("samples")] = Field(
         None, description="instead of analyses: posteriors of withheld simulations"
     )
@@ -71,7 +74,7 @@ class Evaluate(Job):
             if self.observed is not None:
                 raise ValueError("'observed' goes with 'samples'")
         else:
-            names = ("observations", "background", "withheld_background")
+            names = ("observations", "background", "withheld_background", "lead")
             fields |= {k: getattr(self, k) for k in names}
             fields["misspecification"] = self.misspecification
             given = [k for k, v in fields.items() if v is not None]
@@ -109,6 +112,11 @@ class Evaluate(Job):
                 "a 'withheld_background' without 'background' and 'misspecification'",
                 where(("withheld_background",)),
                 "Name the background of the evaluated frames, and the withheld 'truths'.",
+            )  # fmt: skip
+        if self.lead is not None and self.lead >= self.frames[1] - self.frames[0]:
+            raise BadInput(
+                f"a forecast of {self.lead} of {self.frames[1] - self.frames[0]} frames leaves "
+                "none that is known", where(("lead",)), "Evaluate the frames before it, too.",
             )  # fmt: skip
         if self.misspecification is not None:
             self._check_truths(study, where)
@@ -150,6 +158,7 @@ class Evaluate(Job):
             return run(self, ctx)
         import numpy as np
 
+        from ..evaluation.lead_times import lead_times
         from ..evaluation.physics import checks
         from ..evaluation.scores import scorecard
         from ..evaluation.spectra import spectrum
@@ -201,6 +210,9 @@ class Evaluate(Job):
             boundaries=boundaries,
         )
         outputs = {}
+        if self.lead is not None and ctx.world.rank == 0:
+            by = None if len(set(store.units)) == 1 else scale  # as channels are pooled
+            card["forecast"] = lead_times(sums, store, self.frames[0], self.lead, by)
         if self.observations is not None:
             card["innovations"], outputs["feedback"] = self._innovations(ctx, store)
         if self.misspecification is not None:
