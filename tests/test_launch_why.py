@@ -44,6 +44,17 @@ def test_the_first_rank_that_failed_counts_and_not_the_last():
     assert cause(error="KeyError: 'x'\nTraceback", log="MPI_ABORT was invoked") == "Python error"
 
 
+def test_a_task_that_slurm_ended_with_the_others_was_not_killed():
+    gloo = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Connection reset by peer\n"
+    killed = "srun: error: node4: task 0: Killed\n"
+    ended = "slurmstepd-node4: error: *** STEP 8.0 ON node4 CANCELLED AT 2026-11-25T00:20:58 ***\n"
+    other = "srun: error: node4: task 1: Exited with exit code 1\n"
+    assert cause(log=gloo + killed + ended + other) == "killed"
+    assert cause(log=gloo + ended + killed + other) == "timeout of NCCL or gloo"
+    assert cause(log="ValueError: no\n" + killed + ended + other) != "timeout of NCCL or gloo"
+    assert cause(log=SECOND + killed) == "Python error"
+
+
 def test_slurms_own_verdict_comes_first():
     assert cause(state="NODE_FAIL", log=SECOND) == "node failure"
     assert cause(state="PREEMPTED", error="KeyError: 1") == "preemption"

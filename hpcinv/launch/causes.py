@@ -76,16 +76,19 @@ TRACEBACK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?^(\S.*)$", re.MULTILINE
 )
 
-# srun tells of its tasks in the order in which they ended.
-ENDED = re.compile(r"^srun: error: .*: tasks? [\d,-]+: (.*)$", re.MULTILINE)
+LOST = "timeout of NCCL or gloo"
+# The end of a task, or of the step: tasks that end later were ended by Slurm.
+ENDED = re.compile(
+    r"^srun: error: .*: tasks? [\d,-]+: (.*)$|CANCELLED AT|^srun: Job step aborted", re.MULTILINE
+)
 
 
 def judge(e: Evidence) -> tuple[Rule, str] | None:
     r"""The cause, and the line that shows it.
 
     Of several tracebacks in a log, the first one counts: the other ranks fail because one did.
-    That it was cancelled says little: a rank that failed has the others cancelled. Where the first
-    task to end was killed, the others complain because they miss it.
+    That it was cancelled says little: a rank that failed has the others cancelled. Where ranks
+    lost each other and a task was killed before Slurm ended the others, they miss that one.
     """
     first = TRACEBACK.search(e.log) if not e.error else None
     if first:
@@ -93,7 +96,6 @@ def judge(e: Evidence) -> tuple[Rule, str] | None:
     ended = ENDED.search(e.log)
     tests = [
         lambda r: None if r.name == "cancelled" else r.verdict(e),
-        lambda r: ended[0] if r.name == "killed" and ended and ended[1] == "Killed" else None,
         lambda r: r.line(e.error),
         lambda r: r.line(e.log),
         lambda r: f"exit code {e.code}" if r.code and re.search(r.code, e.code) else None,
@@ -101,6 +103,9 @@ def judge(e: Evidence) -> tuple[Rule, str] | None:
     ]
     for test in tests:
         for rule in rules():
-            if (line := test(rule)) is not None:
-                return rule, line
+            if (line := test(rule)) is None:
+                continue
+            if rule.name == LOST and ended and ended[1] == "Killed":
+                return next(r for r in rules() if r.name == "killed"), ended[0]
+            return rule, line
     return None
