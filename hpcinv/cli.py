@@ -303,8 +303,16 @@ def main() -> int:
         if isinstance(e, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        if isinstance(e, OSError) and e.filename and e.errno in NO_ROOM:
-            mine = BadInput(e.strerror, e.filename, "Give --runs DIR where you may write.")
+        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (isinstance(e, OSError) and e.filename and e.errno in NO_ROOM):
+            # A full disk names no file: writing fails, not opening.
+            mine = BadInput(
+                e.strerror,
+                e.filename,
+                "Make room, or write elsewhere."
+                if full
+                else "Give --runs DIR where you may write.",
+            )
             print(f"hpcinv: {mine}", file=sys.stderr)
             return EXIT_BAD_INPUT
         raise

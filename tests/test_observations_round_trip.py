@@ -88,9 +88,11 @@ def test_a_swath_that_xarray_wrote_is_read_as_pandas_sees_it(tmp_path, packed):
     assert set(table.error[table.channel == 0]) == {0.7}
 
 
-def test_fill_values_of_integers_are_not_observed_and_verdicts_stay_integers(tmp_path):
+@pytest.mark.parametrize("verdicts", [("i1", -9), ("u1", 255)])
+def test_fill_values_of_integers_are_not_observed_and_verdicts_stay_integers(tmp_path, verdicts):
     counts = np.array([[280, 281, -1], [283, -1, 285]])
-    good = np.array([[0, 1, 0], [0, 0, -9]])
+    kind, missing = verdicts
+    good = np.array([[0, 1, 0], [0, 0, missing]])
     two = ("scan", "pixel")
     lat, lon = np.full((2, 3), 5.0), 10.0 * np.arange(6).reshape(2, 3)
     source = xr.Dataset(
@@ -98,7 +100,10 @@ def test_fill_values_of_integers_are_not_observed_and_verdicts_stay_integers(tmp
         coords={"lat": (two, lat), "lon": (two, lon),
                 "time": ("scan", np.array(["2000-01-03", "2000-01-04"], "M8[ns]"))},
     )  # fmt: skip
-    how = {"t": {"dtype": "i2", "_FillValue": -1}, "quality": {"dtype": "i1", "_FillValue": -9}}
+    how = {
+        "t": {"dtype": "i2", "_FillValue": -1},
+        "quality": {"dtype": kind, "_FillValue": missing},
+    }
     source.to_netcdf(tmp_path / "counts.nc", encoding=how)
     measured = {"t": Measured(error=1.0, flag="quality", good=[0])}
     table, notes = read_points(tmp_path / "counts.nc", STORE, **FRAMES, measured=measured)

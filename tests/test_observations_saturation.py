@@ -35,6 +35,17 @@ def test_moments_against_quadrature(low, high):
     torch.testing.assert_close(saturation.remainder(m, s, low, high), left, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("low", "high"), LIMITS)
+def test_units_do_not_matter(low, high):
+    m = torch.tensor([-0.5, 0.1, 0.6], dtype=torch.float64)
+    s, small = torch.tensor([0.5, 1e-12, 0.2], dtype=torch.float64), 1e-9
+    limits = [None if v is None else small * v for v in (low, high)]
+    for of, power in ((saturation.expected, 1), (saturation.remainder, 2)):
+        found, wanted = of(small * m, small * s, *limits), of(m, s, low, high)
+        torch.testing.assert_close(found / small**power, wanted, rtol=1e-6, atol=1e-9)
+        assert torch.isfinite(of(m, torch.zeros(3).double(), low, high)).all()
+
+
 def test_variance_of_the_modes_is_the_diagonal():
     torch.manual_seed(0)
     x = torch.randn(300, 6, 8) @ torch.randn(8, 8)

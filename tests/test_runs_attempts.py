@@ -146,3 +146,17 @@ def test_a_command_that_may_not_write_ends_with_one_message(tmp_path):
         assert re.fullmatch(
             f"hpcinv: {runs}: .*[Pp]ermi.*. Give --runs DIR where you may write.\n", done.stderr
         )
+
+
+def test_a_full_disk_ends_with_one_message(monkeypatch, capsys):
+    import errno
+
+    from hpcinv import cli
+
+    def full(**kwargs):  # writing names no file
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "app", full)
+    assert cli.main() == 2
+    said = capsys.readouterr().err
+    assert said == "hpcinv: No space left on device. Make room, or write elsewhere.\n"

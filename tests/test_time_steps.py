@@ -150,7 +150,13 @@ def test_from_job_to_job(tmp_path):
     )
     text = ASSIMILATE.replace("./prior", "train").replace("observations: ./seen\n", "")
     (folder / "3_plain.yaml").write_text(text)
-    (folder / "3_coarse.yaml").write_text(text + "coarse: {step: 3, window: 4}\n")
+    wrong = folder / "3_coarse.yaml"
+    wrong.write_text(text + "coarse: {step: 2, window: 4}\n")
+    from hpcinv.kinds.study import load as load_study
+
+    with pytest.raises(BadInput, match=r"time steps 1 and 2, by a prior of \[1, 3\]"):
+        load_study(folder).check()
+    wrong.write_text(text + "coarse: {step: 3, window: 4}\n")
     ended = hpcinv("run", folder, "--runs", tmp_path / "runs")  # DeepSpeed's own process
     assert ended.returncode == 0, ended.stderr
     x = {}
@@ -173,6 +179,7 @@ def test_from_job_to_job(tmp_path):
     [
         ("time_steps: [0]\n", "greater than or equal to 1"),
         ("time_steps: [1, 1]\n", "has one twice"),
+        ("time_steps: [1, 3]\nheld: [15, 24]\n", "4 frames, 3 apart, do not fit into 9 held"),
         ("time_steps: [1, 3]\nwindow: 1\n", "means nothing to trajectory_denoiser with windows"),
         ("time_steps: [1, 3]\naugmentation: {}\n", "of the same time step only"),
     ],

@@ -151,7 +151,7 @@ class OperatorLikelihood:
         other = copy.copy(self)
         other.scatters = True
         whole = lambda v: v.expand(self._numbers) if v.ndim == 0 else v.flatten()  # noqa: E731
-        other._spread = whole(variance.sqrt())
+        other._spread = whole(variance.sqrt()).clamp_min(1e-6)
         other._repeats = 1 + self._density * (whole(alike) - 1)
         return other
 

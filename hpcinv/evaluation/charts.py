@@ -141,7 +141,7 @@ def series(
 ) -> str:
     r"""Values of every frame, one line a method; dashed lines share the colour of their name."""
     everything = [*lines.values(), *(dashed or {}).values()]
-    top = max(max(v) for v in everything)
+    top = max(max(v) for v in everything) or 1.0
     n = len(times)
     p = _Plot((0, max(n - 1, 1)), (0, 1.08 * top), 860, 280)
     p.y_axis(unit)

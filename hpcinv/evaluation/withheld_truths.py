@@ -35,7 +35,7 @@ FACTOR, NARROW, UNITS, BIASES = 2.0, 1.5, (1.15, 1.94), (1.0, -1.0, 3.0, -3.0)
 
 def enough(periods: int, length: int, level: float, where: str) -> None:
     r"""Refuses so few periods of truth that no data could be stranger than all of them."""
-    fewest = int(np.ceil(1 / level)) - 1
+    fewest = max(int(np.ceil(1 / level)) - 1, 5)  # of fewer, none is left without neighbours
     if periods < fewest:
         raise BadInput(
             f"{periods} separate periods of {length} frames are no distribution at α = {level:g}",

@@ -6,6 +6,7 @@ from __future__ import annotations
 __all__ = ["Assimilate"]
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -175,6 +176,9 @@ class Assimilate(Job):
                 f"Write 'over: members'; over dates go {', '.join(FRAMEWISE)}.",
             )
         if self.sampled:
+            prior = study.jobs.get(self.prior)
+            if prior is not None:
+                self._known(getattr(prior, "time_steps", (1,)), where.where(("prior",)))
             if self.lead is not None and self.lead >= L:
                 raise BadInput(
                     f"a forecast of {self.lead} of {L} frames leaves none to start from",
@@ -351,21 +355,26 @@ class Assimilate(Job):
 
         return results[0].members if any(r.frames for r in results) else [], pieces()
 
+    def _known(self, known: Sequence[int], where: Any) -> None:
+        r"""Windows must have time steps that the prior has learnt."""
+        wanted = [1] if self.coarse is None else [1, self.coarse.step]
+        if not set(wanted) <= set(known):
+            raise BadInput(
+                f"windows of time steps {' and '.join(map(str, wanted))}, by a prior of "
+                f"{list(known)}",
+                where,
+                f"Train it with 'time_steps: {wanted}'"
+                + (", or leave out 'coarse'." if self.coarse and 1 in known else "."),
+            )
+
     def _coarse(self, ctx: Context):
         r"""The coarse windows, of a prior that knows their time step."""
-        if self.coarse is None:
-            return None
         from ..assimilation import Coarse
         from ..models.export import describe
 
-        known = describe(ctx.inputs[self.prior])["extra"].get("time_steps", [1])
-        if not {1, self.coarse.step} <= set(known):
-            raise BadInput(
-                f"windows of time steps 1 and {self.coarse.step}, by a prior of {known}",
-                ctx.inputs[self.prior],
-                f"Train it with 'time_steps: [1, {self.coarse.step}]', or leave out 'coarse'.",
-            )
-        return Coarse(**self.coarse.model_dump())
+        told = describe(ctx.inputs[self.prior])["extra"].get("time_steps", [1])
+        self._known(told, ctx.inputs[self.prior])
+        return self.coarse and Coarse(**self.coarse.model_dump())
 
     def _conditioned(self, ctx: Context, prior: Any, store: Any, table: Any):
         r"""The prior that is shown the observations."""

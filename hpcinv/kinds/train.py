@@ -121,12 +121,16 @@ class Train(Job):
         self._check_time_steps(where)
         self._check_seeds(where)
         span = self.frames or _span(study, self.data)
-        if span is not None and self.window > span[1] - span[0]:
-            raise BadInput(
-                f"windows of {self.window} frames do not fit into {span[1] - span[0]} frames",
-                where.where(("window",)),
-                "Shorten the window or widen 'frames'.",
-            )
+        step = max(self.time_steps)
+        for what, within in (("frames", span), ("held", self.held)):
+            if within is not None and step * (self.window - 1) + 1 > within[1] - within[0]:
+                apart = f", {step} apart," if step > 1 else ""
+                raise BadInput(
+                    f"windows of {self.window} frames{apart} do not fit into "
+                    f"{within[1] - within[0]} {'held ' * (what == 'held')}frames",
+                    where.where(("window",)),
+                    f"Shorten the window or widen '{what}'.",
+                )
         if self.training.batch % self.resources.tasks:
             raise BadInput(
                 f"a batch of {self.training.batch} does not divide among "
@@ -164,6 +168,13 @@ class Train(Job):
                 f"models '{self.model.name}' of several seeds cannot be made one",
                 where.where(key),
                 "Write each: {seed: [0, 1, 2]}: a job, and a model, of each seed.",
+            )
+
+        if cut and self.seeds == 1:
+            raise BadInput(
+                "an array over seeds of one seed",
+                where.where(("resources", "array", "over")),
+                "Write seeds: 2 or more, or leave out the array.",
             )
 
     def _check_data(self, study: Study, where: Any) -> None:
@@ -241,9 +252,11 @@ class Train(Job):
                 "Give a number for each axis: 0, or a divisor of its points where 'model.periodic'"
                 f" says that it closes on itself, here axes {[k for k in range(n) if closed[k]]}.",
             )
-        if store.mask is not None and not store.mask.all():
+        land = store.mask is not None and not store.mask.all()
+        if land or getattr(self.model, "static", ()):
+            what = "the mask tells" if land else "'model.static' fields tell"
             raise BadInput(
-                "'loss.shift' where the mask tells one place from another",
+                f"'loss.shift' where {what} one place from another",
                 store.folder,
                 "Leave it out.",
             )

@@ -242,7 +242,9 @@ def _netcdf(path: Path, wanted: set[str] | None, verdicts: set[str]) -> pd.DataF
                     elif np.ma.asarray(x).dtype.kind != "f" and (
                         name in verdicts or not np.ma.is_masked(x)
                     ):
-                        x = np.ma.filled(x, np.iinfo(v.dtype).min)
+                        if np.ma.is_masked(x):  # unsigned ones have no number to spare
+                            x = np.ma.filled(x.astype(np.int64), np.iinfo(np.int64).min)
+                        x = np.ma.filled(x)
                     else:  # packed numbers are unpacked by now
                         x = np.ma.filled(np.ma.asarray(x, np.float64), np.nan)
                     units[name] = unit

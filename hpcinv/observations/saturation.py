@@ -20,7 +20,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMALL = 1e-6  # a deviation below it counts as this
+FAR = 40.0  # deviations beyond which nothing is
 
 
 def _density(z: Tensor) -> Tensor:
@@ -34,17 +34,17 @@ def expected(m: Tensor, s: Tensor, low: float | None, high: float | None) -> Ten
         z = (m - limit) / s
         return (m - limit) * torch.special.ndtr(z) + s * _density(z)
 
-    s = s.clamp_min(SMALL)
+    s = s.clamp_min(torch.finfo(s.dtype).tiny)
     out = m if low is None else low + above(low)
     return out if high is None else out - above(high)
 
 
 def remainder(m: Tensor, s: Tensor, low: float | None, high: float | None) -> Tensor:
     r"""Variance of clip(u) that E[clip(u)] + E[clip'(u)] (u − m) leaves unexplained."""
-    s = s.clamp_min(SMALL)
+    s = s.clamp_min(torch.finfo(s.dtype).tiny)
     # An absent limit is one that is never met.
-    a = (low - m) / s if low is not None else torch.full_like(m, -40.0)
-    b = (high - m) / s if high is not None else torch.full_like(m, 40.0)
+    a = ((low - m) / s).clamp(-FAR, FAR) if low is not None else torch.full_like(m, -FAR)
+    b = ((high - m) / s).clamp(-FAR, FAR) if high is not None else torch.full_like(m, FAR)
     P, Q = torch.special.ndtr(a), torch.special.ndtr(b)
     slope = Q - P
     # Moments of clip((u − m) / s), which has the limits a and b.

@@ -58,6 +58,7 @@ class WindowDataset:
         time_steps: Sequence[int] = (1,),
     ) -> None:
         self.store, self.window, self.timed = store, window, tuple(time_steps) != (1,)
+        time_steps = sorted(time_steps)  # the closest windows first: what a sample is has no order
         starts = [store.windows(k * (window - 1) + 1, within) for k in time_steps]
         for k, found in zip(time_steps, starts, strict=True):
             if len(found) == 0:
