@@ -63,3 +63,7 @@ def test_a_forecast_of_all_frames_is_refused(tmp_path):
     )
     with pytest.raises(BadInput, match="a forecast of 12 of 12 frames leaves none"):
         load(folder).check()
+    text = (folder / "9_evaluate.yaml").read_text()
+    (folder / "9_evaluate.yaml").write_text(text.replace("lead: 12", "lead: 3"))
+    with pytest.raises(BadInput, match="'forecast' forecasts 4 frames, not 3"):
+        load(folder).check()

@@ -113,6 +113,11 @@ class Evaluate(Job):
                 where(("withheld_background",)),
                 "Name the background of the evaluated frames, and the withheld 'truths'.",
             )  # fmt: skip
+        if self.lead is not None and self.lead >= self.frames[1] - self.frames[0]:
+            raise BadInput(
+                f"a forecast of {self.lead} of {self.frames[1] - self.frames[0]} frames leaves "
+                "none that is known", where(("lead",)), "Evaluate the frames before it, too.",
+            )  # fmt: skip
         for i, a in enumerate(self.analyses):
             drawn = getattr(study.jobs.get(a), "lead", None)
             if self.lead is not None and drawn not in (None, self.lead):
@@ -120,11 +125,6 @@ class Evaluate(Job):
                     f"'{a}' forecasts {drawn} frames, not {self.lead}",
                     where(("analyses", i)), "Give both the same 'lead'.",
                 )  # fmt: skip
-        if self.lead is not None and self.lead >= self.frames[1] - self.frames[0]:
-            raise BadInput(
-                f"a forecast of {self.lead} of {self.frames[1] - self.frames[0]} frames leaves "
-                "none that is known", where(("lead",)), "Evaluate the frames before it, too.",
-            )  # fmt: skip
         if self.misspecification is not None:
             self._check_truths(study, where)
 
