@@ -72,7 +72,11 @@ def counted(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="arrays-", dir=os.getcwd()) as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="arrays-",
+        dir=os.getcwd(),
+        ignore_cleanup_errors=True,  # tasks may still end
+    ) as temporary:
         folder = Path(temporary)
         env, calls = counted(folder)
         path = study(folder / "field")
