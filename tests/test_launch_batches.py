@@ -171,7 +171,7 @@ def test_centres_say_where_they_are_from_and_that_they_are_untested(name):
 
 
 def test_run_folders_that_are_not_on_the_scratch_are_told(study, tmp_path, monkeypatch):
-    p = load_profile("perlmutter")
+    p = load_profile("leonardo")
     scratch = tmp_path / "scratch"
     monkeypatch.delenv("SCRATCH", raising=False)
     assert p.misplaced(tmp_path) is None  # not known here
