@@ -40,8 +40,8 @@ Task = Annotated[
 ]
 Which = Annotated[str, typer.Argument(metavar="[STUDY[/JOB]]", help="Default: everything.")]
 
-# Folders of other people, disks that are read only or full.
-NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # folders of others, disks that are read only
+FULL = (errno.ENOSPC, errno.EDQUOT)  # told of no file: writing fails, not opening
 
 
 def _runs(given: Path | None) -> Path:
@@ -303,16 +303,12 @@ def main() -> int:
         if isinstance(e, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or (isinstance(e, OSError) and e.filename and e.errno in NO_ROOM):
-            # A full disk names no file: writing fails, not opening.
-            mine = BadInput(
-                e.strerror,
-                e.filename,
-                "Make room, or write elsewhere."
-                if full
-                else "Give --runs DIR where you may write.",
-            )
-            print(f"hpcinv: {mine}", file=sys.stderr)
+        todo = None
+        if isinstance(e, OSError) and e.errno in FULL:
+            todo = "Make room, or write elsewhere."
+        elif isinstance(e, OSError) and e.errno in CLOSED and e.filename:
+            todo = "Give --runs DIR where you may write."
+        if todo:
+            print(f"hpcinv: {BadInput(e.strerror, e.filename, todo)}", file=sys.stderr)
             return EXIT_BAD_INPUT
         raise

@@ -144,6 +144,9 @@ def test_seeds_where_they_mean_nothing_are_refused_with_what_to_write(tmp_path):
         load(study, None, ["train.resources.array={over: seeds, tasks: 4}"]).check()
     with pytest.raises(BadInput, match="cannot be cut over members"):
         load(study, None, ["train.resources.array={over: members, tasks: 2}"]).check()
+    one = ["train.seeds=1", "train.resources.array={over: seeds, tasks: 1}"]
+    with pytest.raises(BadInput, match=r"an array over seeds of one seed.*Write seeds: 2 or more"):
+        load(study, None, one).check()
     tiny = make(tmp_path / "tiny")
     (tiny / "5_prior.yaml").write_text(
         "kind: train\ndata: import\nmodel: {name: trajectory_denoiser}\n"

@@ -186,7 +186,7 @@ def test_members_of_an_array(tmp_path):
     agree(tmp_path)
 
 
-def test_more_members_than_open_files(tmp_path):
+def test_more_members_than_open_files(tmp_path, monkeypatch):
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,6 +203,16 @@ def test_more_members_than_open_files(tmp_path):
         join(tmp_path, ids)
         with open_analysis(tmp_path) as a:
             assert (a.ensemble() == np.arange(120).reshape(-1, 1, 1, 1)).all()
+            # Going round again, most members are still open.
+            real, opened = h5py.File, []
+
+            def counted(path, *how, **more):
+                opened.append(path)
+                return real(path, *how, **more)
+
+            monkeypatch.setattr(h5py, "File", counted)
+            assert (a.ensemble() == np.arange(120).reshape(-1, 1, 1, 1)).all()
+            assert len(opened) <= 120 - 63
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -25,10 +25,19 @@ STUDY = {
 }
 
 
-@pytest.fixture
-def found(tmp_path, monkeypatch):
+COARSE = "coarse: {step: 3, window: 3}\n"
+
+
+@pytest.fixture(params=["", "compose: junction\n", COARSE, "guidance: {covariance: isotropic}\n"])
+def found(request, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, text in STUDY.items():
+        if request.param == COARSE:
+            text = text.replace("window: 5\nmodel", "window: 5\ntime_steps: [1, 3]\nmodel")
+        if name == "4_analysis.yaml" and request.param:
+            key = request.param.split(":")[0]
+            kept = [line for line in text.splitlines(True) if not line.startswith(f"{key}:")]
+            text = "".join(kept) + request.param
         (tmp_path / name).write_text(text)
     with netCDF4.Dataset(tmp_path / "states.nc", "w") as f:
         for name, size in (("time", 2), ("lat", 16), ("lon", 32)):
@@ -47,7 +56,9 @@ def test_operations_are_those_of_the_engine(found):
     (plan,) = found
     assert plan.windows == 3 and plan.numbers == 3 * 10 * 2 * 16 * 32
     assert plan.sent == 2 * 4 * 3 * 2 * 2 * 16 * 32  # there and back, of all members, an overlap
-    denoiser = TrajectoryDenoiser(2, (16, 32), width=16, depth=1, context=0)
+    job = plan.job
+    timed = job.coarse is not None
+    denoiser = TrajectoryDenoiser(2, (16, 32), width=16, depth=1, context=0, timed=timed)
     denoiser = denoiser.eval().requires_grad_(False)
 
     class Table:  # every frame is seen, as the plan supposes
@@ -57,15 +68,23 @@ def test_operations_are_those_of_the_engine(found):
     d = assimilation.sample(
         denoiser, shape=(2, 16, 32), length=10, window=5, overlap=2, members=range(3), batch=3,
         likelihood=assimilation.PointLikelihood(Table, shape=(2, 16, 32), length=10),
-        guidance=plan.job.guidance, sampler=plan.job.sampler,
+        guidance=job.guidance, sampler=job.sampler, compose=job.compose,
+        coarse=job.coarse and assimilation.Coarse(**job.coarse.model_dump()),
     ).diagnostics  # fmt: skip
     x = torch.zeros(1, 5, 2, 16, 32, requires_grad=True) + 0  # no leaf, which cannot be counted
     with FlopCounterMode(display=False) as forward:
         mean = denoiser(x, torch.tensor(0.5)).mean
     with FlopCounterMode(display=False) as product:
         torch.autograd.grad(mean, x, torch.ones_like(mean))
-    rows = d["network_pairs"] // d["network_calls"]
-    assert rows == 9
-    done = d["network_pairs"] * forward.get_total_flops()
-    done += d["network_products"] * rows * product.get_total_flops()
+    evaluated = 3 * 10 * d["evaluations_per_frame"]  # frames, of all members and calls
+    assert evaluated == pytest.approx(3 * job.sampler.calls * plan.frames)
+    asked = job.guidance.iterations if d["network_products"] else 0
+    assert (asked == 0) == (job.guidance.covariance == "isotropic")
+    done = evaluated * (forward.get_total_flops() + asked * product.get_total_flops()) / 5
     assert abs(plan.operations / done - 1) < 0.1, (plan.operations, done)
+    if job.compose == "center" and job.coarse is None and asked:  # rows of nine windows of five
+        rows = d["network_pairs"] // d["network_calls"]
+        assert rows == 9
+        exact = d["network_pairs"] * forward.get_total_flops()
+        exact += d["network_products"] * rows * product.get_total_flops()
+        assert done == pytest.approx(exact, rel=1e-6)

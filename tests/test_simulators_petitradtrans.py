@@ -21,6 +21,11 @@ def test_without_petitradtrans_it_is_said(monkeypatch):
         make("petitradtrans")
 
 
+def test_clouds_that_the_model_has_not_are_refused():
+    with pytest.raises(BadInput, match=r"no cloud of MgSiO3 among \['Fe\(s\)_crystalline__DHS'\]"):
+        make("petitradtrans", {"clouds": ["Fe(s)_crystalline__DHS"]})
+
+
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     pytest.importorskip("petitRADTRANS")

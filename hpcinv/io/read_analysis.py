@@ -77,7 +77,8 @@ class Analysis:
         path = self.files[member]
         if member not in self._open:
             if len(self._open) >= 64:
-                self._open.pop(next(iter(self._open))).close()
+                # Scores go round the members: were the first to go, each would be opened again.
+                self._open.popitem()[1].close()
             if member not in self._whole:
                 check_member(path, self.layout)
                 self._whole.add(member)

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 __all__ = ["Assimilate"]
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ..assimilation.baselines_config import METHODS, OI, Ensemble, EnsembleFields
+from ..assimilation.baselines_config import METHODS, OI, EnsembleFields
 from ..assimilation.config import CoarseConfig, GuidanceConfig, SamplerConfig
+from ..assimilation.windows import cover
 from ..errors import BadInput
 from ..observations.config import Errors
+from .assimilate_prior import known_steps
 from .base import Context, Job, Ref
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Assimilate(Job):
         if self.sampled:
             prior = study.jobs.get(self.prior)
             if prior is not None:
-                self._known(getattr(prior, "time_steps", (1,)), where.where(("prior",)))
+                known_steps(self, getattr(prior, "time_steps", (1,)), where.where(("prior",)))
             if self.lead is not None and self.lead >= L:
                 raise BadInput(
                     f"a forecast of {self.lead} of {L} frames leaves none to start from",
@@ -215,10 +215,13 @@ class Assimilate(Job):
                 f"Analyse frames within [{p}, {q}].",
             )
         table = self._table(ctx, store)
-        draw = self._diffusion if self.sampled else self._baseline
+        if self.sampled:
+            from .assimilate_prior import draw
+        else:
+            from .assimilate_baseline import draw
         members = self.held(ctx.over, ctx.block)
         frames = ctx.block if ctx.over == "dates" else range(b - a)
-        own, pieces = draw(ctx, store, table)
+        own, pieces = draw(self, ctx, store, table)
         writer = AnalysisWriter(
             ctx.folder,
             members=members,
@@ -275,211 +278,12 @@ class Assimilate(Job):
             .used
         )
 
-    def _diffusion(self, ctx: Context, store: Any, table: Any):
-        import torch
-
-        from ..assimilation import Checkpoint, OperatorLikelihood, PointLikelihood
-        from ..models import load
-        from ..models.decoder_error import DecoderError
-
-        torch.set_num_threads(ctx.threads)
-        frames = range(*self.frames)
-        prior = load(ctx.inputs[self.prior]).to(ctx.world.device)
-        decoder = error = None
-        shape = (len(store.channels), *store.grid)
-        if self.decoder is not None:
-            decoder = load(ctx.inputs[self.decoder]).to(ctx.world.device)
-            shape = decoder.latent_shape
-            if self.decoder_error:
-                error = DecoderError.load(ctx.inputs[self.decoder])
-        c = store.context(frames)
-        context = None if c is None else torch.from_numpy(c)
-        told = context if getattr(prior, "context", 0) else None
-        with_context = context if decoder is not None and decoder.context else None
-        likelihood = None
-        if self.method == "conditioned":
-            prior = self._conditioned(ctx, prior, store, table)
-            told = prior.context(len(frames), told)
-        elif table is not None and len(table):
-            plain = table.plain and self.errors == Errors()
-            kind = PointLikelihood if plain else OperatorLikelihood
-            more = {} if plain else {"store": store, "errors": self.errors}
-            likelihood = kind(
-                table,
-                store.statistics,
-                frames,
-                decoder=decoder,
-                decoder_error=error,
-                context=with_context,
-                **more,
-            )
-        results = self._sample(
-            ctx,
-            prior,
-            shape=shape,
-            length=len(frames),
-            window=self.window,
-            overlap=self.overlap,
-            members=ctx.block,
-            likelihood=likelihood,
-            context=told,
-            compose=self.compose,
-            coarse=self._coarse(ctx),
-            guidance=self.guidance,
-            sampler=self.sampler,
-            seed=self.seed,
-            world=ctx.world,
-            reproducible=self.reproducible,
-            group=self.group,
-            batch=self.batch,
-            rows=self.rows,
-            checkpoint=Checkpoint(ctx.folder / "checkpoints", self.checkpoint_every, ctx.attempt),
-            progress=ctx.progress,
-            stop=ctx.stop,
-        )
-
-        def pieces():
-            for found in results:
-                for (i, m), (k, f) in itertools.product(
-                    enumerate(found.members), enumerate(found.frames)
-                ):
-                    z = found.x[i, k : k + 1]
-                    if decoder is not None:
-                        row = None if with_context is None else with_context[f : f + 1].to(z)
-                        with torch.no_grad():
-                            z = decoder.decode(z, row)
-                    x = z.cpu().numpy()
-                    if error is not None:
-                        x = x + error.sample(self.seed, m, f)
-                    yield m, f, store.statistics.restore(x, [frames[f]])
-
-        return results[0].members if any(r.frames for r in results) else [], pieces()
-
-    def _known(self, known: Sequence[int], where: Any) -> None:
-        r"""Windows must have time steps that the prior has learnt."""
-        wanted = [1] if self.coarse is None else [1, self.coarse.step]
-        if not set(wanted) <= set(known):
-            raise BadInput(
-                f"windows of time steps {' and '.join(map(str, wanted))}, by a prior of "
-                f"{list(known)}",
-                where,
-                f"Train it with 'time_steps: {wanted}'"
-                + (", or leave out 'coarse'." if self.coarse and 1 in known else "."),
-            )
-
-    def _coarse(self, ctx: Context):
-        r"""The coarse windows, of a prior that knows their time step."""
-        from ..assimilation import Coarse
-        from ..models.export import describe
-
-        told = describe(ctx.inputs[self.prior])["extra"].get("time_steps", [1])
-        self._known(told, ctx.inputs[self.prior])
-        return self.coarse and Coarse(**self.coarse.model_dump())
-
-    def _conditioned(self, ctx: Context, prior: Any, store: Any, table: Any):
-        r"""The prior that is shown the observations."""
-        from ..assimilation.conditioned import Conditioned
-        from ..models.export import describe
-
-        channels = describe(ctx.inputs[self.prior])["extra"].get("observed")
-        if not channels:
-            raise BadInput(
-                "the prior was trained without observations",
-                ctx.inputs[self.prior],
-                "Train it with 'conditioning', or use method: diffusion.",
-            )
-        if self.mode == "forecast":  # guidance leaves these out by itself, a field would show them
-            table = table.select(table.frame < self.frames[1] - self.frames[0] - self.lead)
-        return Conditioned(prior, table, store.statistics, range(*self.frames), channels)
-
-    def _sample(self, ctx: Context, prior: Any, **arguments: Any) -> list:
-        r"""Draws in the job's mode; what this rank holds."""
-        from ..assimilation import analysis_and_forecast, filtering, sample
-
-        ctx.progress.begin("sampling")
-        if self.mode == "filtering":
-            results = [filtering(prior, memory=self.memory, **arguments)]
-        elif self.mode == "forecast":
-            results = analysis_and_forecast(prior, lead=self.lead, **arguments)
-        else:
-            results = [sample(prior, **arguments)]
-        events = [e for r in results for e in r.diagnostics["events"]]
-        self._tell(ctx, results[0].diagnostics | {"events": events})
-        return results
-
-    def _tell(self, ctx: Context, found: dict[str, Any]) -> None:
-        r"""Writes the sampler's diagnostics, and says what it had to fall back from."""
-        from ..io.atomic import write_json
-
-        events = [e for of_rank in ctx.world.all_gather(found["events"]) for e in of_rank]
-        counts = [found[k] for k in ("bytes_sent", "bytes_summed", "exchanges", "frames_lent")]
-        told = ctx.world.all_gather(counts)
-        sent, summed, times, lent = (sum(c) for c in zip(*told, strict=True))
-        if sent or summed:
-            times = max(times / len(told), 1)
-            ctx.say(
-                f"sent between ranks: {sent / 1e6:.1f} MB, {sent / times / 1e6:.3f} MB in each of "
-                f"{times:.0f} exchanges of {lent} frames of overlaps; sums {summed / 1e6:.3f} MB"
-            )
-        if ctx.world.rank == 0:
-            write_json(ctx.folder / "sampler.json", {**found, "events": events})
-        for e in events[:5]:
-            ctx.say(f"note: {e}")
-        if len(events) > 5:
-            ctx.say(f"note: {len(events) - 5} more such events are in sampler.json")
-
-    def _baseline(self, ctx: Context, store: Any, table: Any):
-        from ..assimilation.baselines import Problem, build
-        from ..assimilation.baselines_config import Climatology, Persistence
-
-        config = {
-            "climatology": Climatology,
-            "persistence": Persistence,
-            "oi": lambda: self.oi,
-        }.get(
-            self.method,
-            lambda: Ensemble(method=self.method, **self.ensemble.model_dump()),
-        )()
-        dates, L = ctx.over == "dates", self.frames[1] - self.frames[0]
-        own, M = self.held(ctx.over, ctx.block), self.members
-        lo, hi = ctx.world.share(*((ctx.block.start, ctx.block.stop) if dates else (0, L)))
-        ctx.progress.begin(f"analysing by {self.method}")
-
-        def pieces():
-            # Members of an ensemble Kalman filter make each other: whoever wants one makes all.
-            together = self.method in METHODS
-            first, last = (own.start // M, (own.stop - 1) // M) if together else (0, 0)
-            for n in range(first, last + 1):
-                problem = Problem(
-                    store=store,
-                    statistics=store.statistics,
-                    training=self.training,
-                    analysed=self.frames,
-                    table=table,
-                    members=range(M) if together else own,
-                    seed=self.seed + n,
-                    errors=self.errors,
-                )
-                baseline = build(config, problem)
-                for k in range(lo, hi):
-                    for m, x in zip(problem.members, baseline.draw(k, k + 1), strict=True):
-                        if n * M + m in own:
-                            yield n * M + m, k, x
-                    done = (n - first) * (hi - lo) + k + 1 - lo
-                    ctx.progress.update(done, (last + 1 - first) * (hi - lo))
-
-        return list(own) if hi > lo else [], pieces()
-
     def figures(self, study: Study, name: str) -> dict[str, str]:
         of = f"{self.seeds} × " if self.seeds > 1 else ""
         out = {"method": self.method, "members": f"{of}{self.members}"}
         L = self.frames[1] - self.frames[0]
         if self.sampled:
-            n = (
-                1
-                if self.window >= L
-                else 1 + -(-(L - self.window) // (self.window - self.overlap))
-            )
+            n = len(cover(L, self.window, self.overlap))
             out["windows"] = f"{n} of {self.window}/{self.overlap}"
             ranks = self.resources.tasks
             if ranks > n * self.members:

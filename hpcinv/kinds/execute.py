@@ -170,8 +170,8 @@ def _begin(folder: RunFolder, ranks: int, inputs: dict, block: range) -> int:
     m = folder.manifest()
     moved = m["attempts"] and m["inputs"] != inputs
     if folder.task is None:
-        if moved:
-            folder.clear()
+        if moved and (place := folder.clear()):
+            print(f"the inputs have changed: what was made of the old ones is in {place}")
         return folder.start(ranks, inputs)
     earlier = []
     if moved:

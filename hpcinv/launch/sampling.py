@@ -2,9 +2,10 @@ r"""What the planner says of an analysis by diffusion: numbers, bytes, memory of
 
 From the traced costs of the two trainings it samples with (`estimate`), of which a forward pass is
 a third. With weights that stay as they are, a vector–Jacobian product costs a forward pass too. A
-guided call of a window takes one of each an iteration and the first forward pass; through the
-decoder, of every frame of the window, two passes and two more an iteration. It is an upper bound
-where observations are few: frames without any are not decoded, and of others only some points.
+guided call of a window takes the first forward pass and, where its Jacobian is the covariance, a
+product an iteration; through the decoder, of every frame of the window, two passes and two more an
+iteration. It is an upper bound where observations are few: frames without any are not decoded, and
+of others only some points.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from ..assimilation.composition import Coarse, compose
+from ..assimilation.windows import cover
 from ..kinds.assimilate import Assimilate
 from ..kinds.study import Study
 from ..runs.progress import clock
@@ -41,8 +44,15 @@ class Sampling:
 
     @property
     def windows(self) -> int:
-        W, V = self.job.window, self.job.overlap
-        return 1 if self.length <= W else 1 + ceil((self.length - W) / (W - V))
+        return len(cover(self.length, self.job.window, self.job.overlap))
+
+    @property
+    def frames(self) -> int:
+        r"""Of a trajectory in one call: those of all windows, coarse ones, and what they share."""
+        job = self.job
+        coarse = job.coarse and Coarse(**job.coarse.model_dump())
+        terms = compose(job.compose, self.length, job.window, job.overlap, coarse)
+        return sum(len(term.frames) for term in terms)
 
     @property
     def numbers(self) -> int:
@@ -59,18 +69,18 @@ class Sampling:
     @property
     def operations(self) -> float:
         r"""Of all members, in the reanalysis mode."""
-        job, W = self.job, min(self.job.window, self.length)
+        job = self.job
         guided = job.observations is not None and job.guidance.method == "mmps"
         K = job.guidance.iterations if guided else 0
-        # The training's window and batch of one: a window of W frames costs in proportion.
-        network = self.prior.cost.flops / 3 * W / self.prior.job.window
-        if job.compose == "junction":  # overlaps are evaluated too
-            network *= 1 + job.overlap / W
+        # Products with the network are those of its Jacobian.
+        J = K if job.guidance.covariance in ("own", "averaged") else 0
+        # Of a frame: the training's window and batch of one cost in proportion.
+        network = self.prior.cost.flops / 3 / self.prior.job.window
         decoded = 0.0 if self.decoder is None else self.decoder.cost.flops / 6  # half of both
-        call = network * (1 + K)
+        call = network * (1 + J)
         if guided:
-            call += W * decoded * (2 + 2 * K)
-        return job.members * (job.sampler.calls * self.windows * call + self.length * decoded)
+            call += decoded * (2 + 2 * K)
+        return job.members * (job.sampler.calls * self.frames * call + self.length * decoded)
 
     @property
     def held(self) -> int:
@@ -81,8 +91,8 @@ class Sampling:
         slabs = max(job.resources.tasks // members, 1)
         here = min(job.batch, ceil(members / max(job.resources.tasks // slabs, 1)))
         wide = 2 if self.prior.job.training.precision == "bf16" else 1  # it samples in fp32
-        graphs = here * ceil(self.windows / slabs) * self.prior.cost.activations * wide
-        graphs = graphs * W // self.prior.job.window
+        graphs = here * ceil(self.frames / slabs) * self.prior.cost.activations * wide
+        graphs = graphs // self.prior.job.window
         own = ceil(self.length / slabs) + 2 * W
         frames = 4 * here * own * prod(self.latent) * (12 + 2 * job.guidance.iterations)
         models = sum(4 * e.cost.parameters for e in (self.prior, self.decoder) if e is not None)

@@ -134,16 +134,22 @@ class RunFolder:
         os.replace(self.path, place)
         return place
 
-    def clear(self) -> None:
+    def clear(self) -> Path | None:
         r"""Moves what earlier attempts made out of the way, into a hidden folder of this one;
-        the job file, the manifest, the logs and the tasks of an array stay."""
+        the job file, the manifest, the logs and the tasks of an array stay.
+
+        Returns:
+            That folder, None where there was nothing.
+        """
         stay = {"job.yaml", "manifest.json", "submission.json", "logs", "tasks", "states"}
         made = [p for p in self.path.iterdir() if p.name not in stay and p.name[0] != "."]
+        place = None
         if made:
             place = self.path / f".attempts-to-{len(self.manifest()['attempts'])}"
             place.mkdir(exist_ok=True)
             for p in made:
                 os.replace(p, place / p.name)
+        return place
 
     def submission(self) -> dict[str, Any]:
         r"""What was sent to Slurm, as `launch` wrote it; empty where there was nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["FLUX", "JUPITER", "PARSEC", "MeasuredSpectrum"]
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ JUPITER, PARSEC = 7.1492e7, 3.0856775814913673e16  # in m
 FLUX = "W m-2 um-1"
 
 
-class MeasuredSpectrum:
+class MeasuredSpectrum(ABC):
     r"""A simulator's part that is the instrument's; `flux` is the simulator's own.
 
     Attributes:
@@ -40,9 +41,9 @@ class MeasuredSpectrum:
     floor: float
     snr: float
 
+    @abstractmethod
     def flux(self, theta: Tensor) -> Tensor:
         r"""Flux at the observer in W m⁻² µm⁻¹, (n, P) to (n, C)."""
-        raise NotImplementedError
 
     def simulate(self, theta: Tensor, key: Key | None = None) -> Tensor:
         r"""x without noise: (n, P) to (n, C). It draws nothing."""

@@ -102,16 +102,16 @@ class PetitRADTRANS(MeasuredSpectrum):
         for name, value in (("distance", distance), ("floor", floor)):
             if not (math.isfinite(value) and value > 0):
                 raise BadInput(f"{name} is {value}", WHERE, "It is positive.")
+        for kind in ("Fe(", "MgSiO3("):
+            if not any(c.startswith(kind) for c in clouds):
+                raise BadInput(
+                    f"no cloud of {kind[:-1]} among {list(clouds)}",
+                    WHERE,
+                    f"The model has two, of iron and of silicate: {list(CLOUDS)}.",
+                )
         self._prt = _modules()
         folder = Path(input_data or self._prt.config.get_input_data_path())
         self.lines, self.clouds, self.distance = list(lines), list(clouds), distance
-        for kind in ("Fe(", "MgSiO3("):
-            if not any(c.startswith(kind) for c in self.clouds):
-                raise BadInput(
-                    f"no cloud of {kind[:-1]} among {self.clouds}",
-                    "options: clouds",
-                    f"The model has two, of iron and of silicate: {list(CLOUDS)}.",
-                )
         chemistry = _present(self._prt, folder, self.lines, self.clouds)
         with _quiet():
             self._prt.chemistry.load(path=str(chemistry), file=str(chemistry))
