@@ -199,6 +199,15 @@ def test_a_table_is_judged_by_withheld_truths():
         check_table(table, s, 0, 6, (10, 30))
 
 
+def test_too_few_periods_are_refused_at_any_level():
+    r"""Beside one period and its neighbours others must be left to learn from."""
+    rng = np.random.default_rng(0)
+    null, periods = rng.standard_normal((400, 2)), np.repeat(np.arange(4), 100)
+    for level, wanted in ((0.05, 19), (0.25, 5), (0.4, 5)):
+        with pytest.raises(BadInput, match=f"4 withheld periods.*Use {wanted} or more"):
+            Misspecification(null, {"bias": null + 1}, level, periods)
+
+
 def test_few_periods_of_truth_raise_few_false_alarms():
     r"""Twenty periods are few beside 24 features: a fit of them all would alarm every other time.
 

@@ -24,7 +24,9 @@ group.
 
 from __future__ import annotations
 
-__all__ = ["CANNOT_TELL", "CONSISTENT", "Misspecification", "effective_number", "features"]
+__all__ = [
+    "CANNOT_TELL", "CONSISTENT", "Misspecification", "effective_number", "features", "fewest",
+]  # fmt: skip
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -128,6 +130,12 @@ def _of_mean(x: np.ndarray, periods: np.ndarray | None) -> float:
     return float(x.var(0).sum() / len(x))
 
 
+def fewest(level: float) -> int:
+    r"""Withheld periods of which data can be stranger than all at a level, and of which enough are
+    left beside one and its neighbours."""
+    return max(int(np.ceil(1 / level)) - 1, 5)
+
+
 def _worth(t: np.ndarray, periods: np.ndarray) -> float:
     r"""Independent truths that rows t of some periods are worth, from their correlation within."""
     own, which, m = np.unique(periods, return_inverse=True, return_counts=True)
@@ -189,10 +197,10 @@ class Misspecification:
             self._worth = float(len(t))
         else:
             own = np.unique(periods)
-            if len(own) + 1 < 1 / level:
+            if len(own) < fewest(level):
                 raise BadInput(
                     f"{len(own)} withheld periods at α = {level:g}", "misspecification",
-                    f"Use {int(np.ceil(1 / level)) - 1} or more.",
+                    f"Use {fewest(level)} or more.",
                 )  # fmt: skip
             self._fit = _Fit(null, changes, len(own), periods)
             t = np.empty(len(null))

@@ -28,19 +28,18 @@ from ..observations.background import prior_predictive
 from ..observations.feedback import see
 from ..observations.operators import Operator
 from .innovations import groups
-from .misspecification import Misspecification, features
+from .misspecification import Misspecification, features, fewest
 
 FACTOR, NARROW, UNITS, BIASES = 2.0, 1.5, (1.15, 1.94), (1.0, -1.0, 3.0, -3.0)
 
 
 def enough(periods: int, length: int, level: float, where: str) -> None:
     r"""Refuses so few periods of truth that no data could be stranger than all of them."""
-    fewest = max(int(np.ceil(1 / level)) - 1, 5)  # of fewer, none is left without neighbours
-    if periods < fewest:
+    if periods < fewest(level):
         raise BadInput(
             f"{periods} separate periods of {length} frames are no distribution at α = {level:g}",
             where,
-            f"Withhold {fewest * length} frames or more, or evaluate fewer at a time.",
+            f"Withhold {fewest(level) * length} frames or more, or evaluate fewer at a time.",
         )
 
 
