@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from tiny_study import STUDY, make
 
 from hpcinv import cli
@@ -133,6 +134,24 @@ def test_each_sweeps(study):
     s = load(study)
     assert [n for n in s.jobs if n.startswith("observe")] == ["observe-seed0", "observe-seed3"]
     assert s.jobs["observe-seed3"].seed == 3
+
+
+def test_what_is_swept_alike_follows(study):
+    from hpcinv.kinds.study import load
+
+    each = "each: {frames: {early: [0, 4], late: [20, 24]}}\n"
+    for name in ("2_observe", "3_oi", "4_evaluate"):
+        fields = yaml.safe_load(STUDY[f"{name}.yaml"])
+        del fields["frames"]
+        (study / f"{name}.yaml").write_text(yaml.safe_dump(fields) + each)
+    s = load(study)
+    s.check()
+    assert s.jobs["oi-late"].frames == (20, 24)
+    assert s.jobs["oi-late"].observations == "observe-late"
+    assert s.jobs["oi-late"].data == "import"  # made once, read by both
+    assert s.jobs["evaluate-early"].analyses == ["oi-early"]
+    with pytest.raises(BadInput, match=r"over values with names.*\n?.*early"):
+        load(study, overrides=["observe.each=3"])
 
 
 @pytest.mark.parametrize(

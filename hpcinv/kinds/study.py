@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Study", "load", "load_resolved"]
 
+import copy
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,15 @@ def load(
     only = None if path.is_dir() else _stem(path)
     for (keys, value), text in zip(parsed, overrides, strict=True):
         _apply(raw, only, keys, value, text)
-    for job, (data, source) in raw.items():
-        for each, fields in _sweep(job, data, source):
-            study.jobs[each] = validate(fields, source)
-            study.sources[each] = source
+    swept = [
+        (job, tail, fields, source)
+        for job, (data, source) in raw.items()
+        for tail, fields in _sweep(job, data, source)
+    ]
+    names = {job + tail for job, tail, _, _ in swept}
+    for job, tail, fields, source in swept:
+        study.jobs[job + tail] = _follow(validate(fields, source), tail, names, fields, source)
+        study.sources[job + tail] = source
     study.wanted = [
         n for n in study.jobs if only is None or study.sources[n].path.name == path.name
     ]
@@ -251,24 +257,54 @@ def _apply(raw: dict, only: str | None, keys: tuple[str, ...], value: Any, text:
     source.given[keys] = text
 
 
-def _sweep(job: str, data: dict[str, Any], source: Source):
-    r"""`each: {seed: [0, 1]}` makes the jobs `name-seed0` and `name-seed1`."""
+def _sweep(job: str, data: dict[str, Any], source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    r"""What each job of a sweep adds to the name, and its fields.
+
+    `each: {seed: [0, 1]}` makes the jobs `name-seed0` and `name-seed1`; values that have names,
+    `each: {frames: {early: [0, 24], late: [96, 120]}}`, `name-early` and `name-late`.
+    """
     data = dict(data)
     each = data.pop("each", None)
     if each is None:
-        yield job, data
+        yield "", data
         return
-    if not isinstance(each, dict) or not all(isinstance(v, list) and v for v in each.values()):
+    if not isinstance(each, dict) or not all(
+        isinstance(v, (list, dict)) and v for v in each.values()
+    ):
         raise BadInput(
-            "'each' sweeps fields over lists",
+            "'each' sweeps fields over lists, or over values with names",
             source.where(("each",)),
-            "Write each: {seed: [0, 1]}.",
+            "Write each: {seed: [0, 1]}, or each: {frames: {early: [0, 24], late: [96, 120]}}.",
         )
-    for values in itertools.product(*each.values()):
-        fields, tail = data, ""
-        for key, value in zip(each, values, strict=True):
+    named = [
+        v.items() if isinstance(v, dict) else ((f"{k.split('.')[-1]}{x}", x) for x in v)
+        for k, v in each.items()
+    ]
+    for values in itertools.product(*named):
+        fields = data
+        for key, (_, value) in zip(each, values, strict=True):
             fields = merge(fields, nest(tuple(key.split(".")), value))
-            tail += f"-{key.split('.')[-1]}{value}"
+        tail = "".join(f"-{name}" for name, _ in values)
         if not _NAME.fullmatch(job + tail):
             raise BadInput(f"'{job + tail}' cannot name a job", source.where(("each",)))
-        yield job + tail, fields
+        yield tail, fields
+
+
+def _follow(job: Job, tail: str, names: set[str], fields: dict[str, Any], source: Source) -> Job:
+    r"""Lets a job of a sweep read what jobs of the same sweep made: `a-early` that names `b`, of
+    which there is only `b-early`, means that."""
+    keys = {key for key, _, _ in references(job)} | {"after"}
+
+    def name(value: str) -> str:
+        return value + tail if value not in names and value + tail in names else value
+
+    followed = copy.deepcopy(fields)
+    for key in keys:
+        *path, last = key.split(".")
+        at = followed
+        for k in path:
+            at = at[k]
+        if last in at:
+            value = at[last]
+            at[last] = name(value) if isinstance(value, str) else [name(v) for v in value]
+    return job if followed == fields else validate(followed, source)
