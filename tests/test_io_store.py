@@ -81,6 +81,22 @@ def test_damage_is_named(tmp_path, fields):
         TrajectoryStore.open(tmp_path / "s")
 
 
+def test_what_is_not_finite_is_named_where_the_grid_is_valid(tmp_path, fields):
+    mask = np.ones((7, 8), bool)
+    mask[0, 0] = False
+    fields[:, 1, 0, 0] = np.nan  # land
+    for name, frames in (("whole", []), ("torn", [3, 7])):
+        fields[frames, 1, 2, 2:5] = np.inf
+        writer = make(tmp_path / name, fields, mask=mask)
+        writer.write(0, fields)
+        writer.close()
+    TrajectoryStore.open(tmp_path / "whole").verify()
+    torn = TrajectoryStore.open(tmp_path / "torn")
+    torn.verify(4, 7)
+    with pytest.raises(BadInput, match=r"'v' has 3 values .* not finite in frame 7"):
+        torn.verify(4)
+
+
 def test_statistics_go_with_the_store(tmp_path, fields):
     mean = np.stack([np.full((2, 7, 8), 1.0), np.full((2, 7, 8), -3.0)]).astype("f4")
     std = 2 * np.ones_like(mean)

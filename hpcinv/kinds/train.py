@@ -60,6 +60,11 @@ class Train(Job):
         None, description="observation sets that a denoiser is shown: method 'conditioned'"
     )
     training: TrainConfig
+    verify: Literal["full", "quick"] = Field(
+        "full",
+        description="before the first step read all that is learnt from, compare digests and look "
+        "for what is not finite; or look at the sizes of the files only",
+    )
     seeds: int = Field(
         1,
         ge=1,
@@ -206,7 +211,7 @@ class Train(Job):
     def run(self, ctx: Context) -> dict[str, str]:
         import torch
 
-        from .training_data import archive, mixed
+        from .training_data import archive, mixed, read_through
 
         torch.set_num_threads(ctx.threads)
         if self.model.name == "posterior":
@@ -215,6 +220,9 @@ class Train(Job):
             return run(self, ctx)
         store = ctx.store(self.data)
         within = self._within(store.length)
+        if self.verify == "full":
+            a, b = self.frames or (0, store.length)
+            read_through(ctx, store.verify, a, b)
         windows = archive(store, self.window, within, self.time_steps)
         data = windows
         if self.augmentation is not None:

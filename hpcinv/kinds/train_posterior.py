@@ -91,10 +91,18 @@ def told(part: Path) -> dict[str, str]:
 
 def _simulations(job: Train, ctx: Context) -> tuple[Any, Any]:
     r"""The simulations to learn from, and those withheld: the same for every seed."""
-    from ..io.rows import Rows
+    from ..io.rows import Rows, verify
     from ..training.simulations import SimulationDataset
+    from .training_data import read_through
 
     rows = Rows(ctx.inputs[job.data])
+
+    def look(start: int, stop: int) -> None:
+        for part in rows.parts[start:stop]:
+            verify(rows.folder / part["file"])
+
+    if job.verify == "full":
+        read_through(ctx, look, 0, len(rows.parts))
     # A quarter of a rank's memory is for simulations; a larger store is read in blocks.
     memory = min(1 << 30, job.resources.mem_per_task // 4)
     cut = 1.0 - job.loss.validation

@@ -2,18 +2,20 @@ r"""The samples that `train` and `encode` draw from a store: windows as they are
 
 from __future__ import annotations
 
-__all__ = ["archive", "latitude_longitude", "mixed", "static_fields"]
+__all__ = ["archive", "latitude_longitude", "mixed", "read_through", "static_fields"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import BadInput, nearest
 from ..io.store import TrajectoryStore
 from ..training.config import MixingConfig
 
 if TYPE_CHECKING:
     from ..training.data import MixedDataset, WindowDataset
+    from .base import Context
 
 
 class Anomalies:
@@ -36,6 +38,35 @@ class Anomalies:
             return x
         k = s.shrinkage[s.phase(range(start, stop))].astype(x.dtype)
         return x / k.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def read_through(ctx: Context, look: Callable[[int, int], None], start: int, stop: int) -> None:
+    r"""Looks at all that is to be learnt from before anything is, each rank at its share.
+
+    Not again where a checkpoint shows that it has been done.
+
+    Arguments:
+        look: Reads what lies in [start, stop) and raises BadInput for what is damaged.
+        start, stop: All of it.
+
+    Raises:
+        BadInput: On every rank, what the first of those that found something has to say.
+    """
+    begun = [
+        *ctx.folder.glob("checkpoints/latest"),
+        *ctx.folder.glob("seeds/*/checkpoints/latest"),
+    ]
+    if ctx.world.broadcast(bool(begun)):
+        return
+    ctx.progress.begin("reading what it is to learn from")
+    found = None
+    try:
+        look(*ctx.world.share(start, stop))
+    except BadInput as e:
+        found = e
+    told = [e for e in ctx.world.all_gather(found) if e is not None]
+    if told:
+        raise told[0]
 
 
 def archive(
@@ -79,8 +110,6 @@ def static_fields(store: TrajectoryStore, names: list[str]) -> np.ndarray:
     Raises:
         BadInput: If the store has no such field.
     """
-    from ..errors import BadInput, nearest
-
     known = dict(store.static)
     if store.mask is not None:
         known["mask"] = store.mask
@@ -105,8 +134,6 @@ def latitude_longitude(store: TrajectoryStore) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         BadInput: If the grid has none.
     """
-    from ..errors import BadInput
-
     found = {store.coord_attrs[k].get("standard_name"): v for k, v in store.coords.items()}
     try:
         return found["latitude"], found["longitude"]
