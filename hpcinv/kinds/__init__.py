@@ -16,6 +16,7 @@ KINDS = {
     "infer": ("infer", "Infer"),
     "evaluate": ("evaluate", "Evaluate"),
     "report": ("report", "Report"),
+    "map": ("map", "Map"),
 }
 
 

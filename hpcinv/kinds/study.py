@@ -5,9 +5,7 @@ from __future__ import annotations
 __all__ = ["Study", "load", "load_resolved"]
 
 import copy
-import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from ..errors import BadInput, nearest
 from .arrays import check_array
 from .base import Job, references
 from .jobfile import Source, merge, nest, override, read_yaml, validate
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
+from .sweep import NAME, Sweeps, Swept
 
 
 @dataclass
@@ -180,7 +177,7 @@ def load(
     raw: dict[str, tuple[dict[str, Any], Source]] = {}
     for file in files:
         job = _stem(file)
-        if not _NAME.fullmatch(job):
+        if not NAME.fullmatch(job):
             raise BadInput(f"'{job}' cannot name a job", file, "Use letters, digits, - and _.")
         if job in raw:
             raise BadInput(f"two files name the job '{job}'", f"{raw[job][1].path} and {file}")
@@ -196,15 +193,12 @@ def load(
     only = None if path.is_dir() else _stem(path)
     for (keys, value), text in zip(parsed, overrides, strict=True):
         _apply(raw, only, keys, value, text)
-    swept = [
-        (job, tail, fields, source)
-        for job, (data, source) in raw.items()
-        for tail, fields in _sweep(job, data, source)
-    ]
-    names = {job + tail for job, tail, _, _ in swept}
-    for job, tail, fields, source in swept:
-        study.jobs[job + tail] = _follow(validate(fields, source), tail, names, fields, source)
-        study.sources[job + tail] = source
+    sweeps = Sweeps(raw)
+    for job, (_, source) in raw.items():
+        for one in sweeps.of(job):
+            name = job + one.tail
+            study.jobs[name] = _follow(validate(one.fields, source), one, sweeps, source)
+            study.sources[name] = source
     study.wanted = [
         n for n in study.jobs if only is None or study.sources[n].path.name == path.name
     ]
@@ -257,48 +251,10 @@ def _apply(raw: dict, only: str | None, keys: tuple[str, ...], value: Any, text:
     source.given[keys] = text
 
 
-def _sweep(job: str, data: dict[str, Any], source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
-    r"""What each job of a sweep adds to the name, and its fields.
-
-    `each: {seed: [0, 1]}` makes the jobs `name-seed0` and `name-seed1`; values that have names,
-    `each: {frames: {early: [0, 24], late: [96, 120]}}`, `name-early` and `name-late`.
-    """
-    data = dict(data)
-    each = data.pop("each", None)
-    if each is None:
-        yield "", data
-        return
-    if not isinstance(each, dict) or not all(
-        isinstance(v, (list, dict)) and v for v in each.values()
-    ):
-        raise BadInput(
-            "'each' sweeps fields over lists, or over values with names",
-            source.where(("each",)),
-            "Write each: {seed: [0, 1]}, or each: {frames: {early: [0, 24], late: [96, 120]}}.",
-        )
-    named = [
-        v.items() if isinstance(v, dict) else ((f"{k.split('.')[-1]}{x}", x) for x in v)
-        for k, v in each.items()
-    ]
-    for values in itertools.product(*named):
-        fields = data
-        for key, (_, value) in zip(each, values, strict=True):
-            fields = merge(fields, nest(tuple(key.split(".")), value))
-        tail = "".join(f"-{name}" for name, _ in values)
-        if not _NAME.fullmatch(job + tail):
-            raise BadInput(f"'{job + tail}' cannot name a job", source.where(("each",)))
-        yield tail, fields
-
-
-def _follow(job: Job, tail: str, names: set[str], fields: dict[str, Any], source: Source) -> Job:
-    r"""Lets a job of a sweep read what jobs of the same sweep made: `a-early` that names `b`, of
-    which there is only `b-early`, means that."""
+def _follow(job: Job, one: Swept, sweeps: Sweeps, source: Source) -> Job:
+    r"""The job with its references to jobs that are swept resolved, see `Sweeps.meant`."""
     keys = {key for key, _, _ in references(job)} | {"after"}
-
-    def name(value: str) -> str:
-        return value + tail if value not in names and value + tail in names else value
-
-    followed = copy.deepcopy(fields)
+    followed = copy.deepcopy(one.fields)
     for key in keys:
         *path, last = key.split(".")
         at = followed
@@ -306,5 +262,8 @@ def _follow(job: Job, tail: str, names: set[str], fields: dict[str, Any], source
             at = at[k]
         if last in at:
             value = at[last]
-            at[last] = name(value) if isinstance(value, str) else [name(v) for v in value]
-    return job if followed == fields else validate(followed, source)
+            if isinstance(value, str):
+                at[last] = sweeps.meant(value, one)[0]
+            else:
+                at[last] = [m for v in value for m in sweeps.meant(v, one, several=True)]
+    return job if followed == one.fields else validate(followed, source)
