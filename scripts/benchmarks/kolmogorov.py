@@ -1,6 +1,6 @@
 r"""Are the sampled flows flows? Spectra and Navier-Stokes residuals of analyses; the forecast.
 
-    hpcinv run jobs/kolmogorov
+    hpcinv run jobs/kolmogorov --preset medium
     python scripts/benchmarks/kolmogorov.py --runs runs
 
 For each analysis and the truth: the energy spectrum of members over that of the truth, summed
