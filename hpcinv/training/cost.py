@@ -124,21 +124,44 @@ def memory(cost: Cost, zero: int, precision: str, ranks: int, ema: bool = True) 
 
 
 def describe(learner: Any, sample: Mapping[str, Any], micro: int, precision: str = "fp32") -> Cost:
-    r"""The cost of `micro` samples, shaped like one that `learner.draw` has made."""
+    r"""The cost of `micro` samples, shaped like one that `learner.draw` has made, with the one
+    block that recomputation holds at a time."""
+    cost = trace(learner, _batch(sample, micro), precision)
+    if learner.model.get("checkpointing"):
+        block = _block(learner.model, sample, micro, precision)
+        cost = replace(cost, activations=cost.activations + block)
+    return cost
+
+
+def _batch(sample: Mapping[str, Any], micro: int) -> dict[str, Any]:
+    r"""Shapes of a micro-batch."""
     import numpy as np
     import torch
 
-    batch = {
+    return {
         k: torch.empty((micro, *np.shape(v)), dtype=torch.float32, device="meta")
         for k, v in sample.items()
     }
-    return trace(learner, batch, precision)
+
+
+def _block(model: dict[str, Any], sample: Mapping[str, Any], micro: int, precision: str) -> int:
+    r"""Bytes of one block of a denoiser."""
+    import torch
+
+    from hpcinv.training.diffusion import DiffusionLearner
+
+    found = []
+    with torch.device("meta"):
+        for depth in (1, 2):
+            shallow = DiffusionLearner({**model, "depth": depth, "checkpointing": False})
+            found.append(trace(shallow, _batch(sample, micro), precision).activations)
+    return found[1] - found[0]
 
 
 def count_flops(learner: Any, sample: Mapping[str, Any], micro: int) -> int:
     r"""Operations of `micro` drawn samples; 0 where the model holds one without a known shape."""
     try:
-        return describe(learner, sample, micro).flops
+        return trace(learner, _batch(sample, micro)).flops
     except (NotImplementedError, RuntimeError):
         return 0
 
@@ -171,26 +194,7 @@ def _foreseen(asked: dict[str, Any]) -> Cost:
 
             learner = DiffusionLearner(model, DiffusionLoss(**asked["loss"]))
         sample = learner.draw(sample, np.random.default_rng(0))
-    precision = asked["precision"]
-    cost = describe(learner, sample, 1, precision)
-    if model.get("checkpointing"):
-        block = _block(model, sample, precision)
-        cost = replace(cost, activations=cost.activations + block)
-    return cost
-
-
-def _block(model: dict[str, Any], sample: Mapping[str, Any], precision: str) -> int:
-    r"""Bytes of the one block that recomputation holds at a time."""
-    import torch
-
-    from hpcinv.training.diffusion import DiffusionLearner
-
-    found = []
-    with torch.device("meta"):
-        for depth in (1, 2):
-            shallow = DiffusionLearner({**model, "depth": depth, "checkpointing": False})
-            found.append(describe(shallow, sample, 1, precision).activations)
-    return found[1] - found[0]
+    return describe(learner, sample, 1, asked["precision"])
 
 
 if __name__ == "__main__":

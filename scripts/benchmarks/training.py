@@ -2,6 +2,7 @@ r"""What a training step costs: memory beside the planner's estimate, and time b
 
     python scripts/benchmarks/training.py memory    # each ZeRO stage and precision, one rank
     python scripts/benchmarks/training.py step      # the engine against a plain PyTorch loop
+    python scripts/benchmarks/training.py data      # the share of a step spent waiting for data
     python scripts/benchmarks/training.py large     # appa-500m: one step; appa-1b: there and back
 
 Memory is what a process has grown by, from before the model is built to the peak of three steps;
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WINDOW, CHANNELS, GRID = 4, 16, (12, 18)
 MODEL = {"name": "trajectory_denoiser", "width": 192, "depth": 8, "heads": 4, "context": 2}
+GIVEN_BACK = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
 SHAPED = {**MODEL, "channels": CHANNELS, "grid": GRID}
 
 
@@ -112,7 +114,7 @@ def memory() -> None:
         done = subprocess.run(
             [sys.executable, __file__, "one", str(zero), precision, str(micro)],
             capture_output=True, text=True, check=False,
-            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 18)},
+            env=GIVEN_BACK,
         )  # fmt: skip
         if done.returncode:
             sys.exit(done.stderr[-2000:])
@@ -156,6 +158,59 @@ def step(steps: int = 30) -> None:
     world.finish(0)
 
 
+def data(steps: int = 60) -> None:
+    r"""Windows read from the files of a store as they are asked for, with nothing kept."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from hpcinv.io.store import TrajectoryStore
+    from hpcinv.io.write_store import StoreWriter
+    from hpcinv.parallel import connect
+    from hpcinv.training import data as samples
+    from hpcinv.training import train
+    from hpcinv.training.autoencoder import AutoencoderLearner
+    from hpcinv.training.config import AutoencoderConfig, TrainConfig
+    from hpcinv.training.diffusion import DiffusionLearner
+
+    torch.set_num_threads(1)
+    samples.KEPT_IN_MEMORY = 0
+    world = connect("torch")
+    frames, grid = 600, (48, 72)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StoreWriter(
+            Path(folder) / "store",
+            channels=[f"x{i}" for i in range(CHANNELS)],
+            units=["1"] * CHANNELS,
+            coords={"y": np.arange(grid[0], dtype=float), "x": np.arange(grid[1], dtype=float)},
+            coord_attrs={"y": {}, "x": {}},
+            time=np.arange(frames, dtype=float),
+            time_units="1",
+        )
+        for t in range(frames):
+            writer.write(t, rng.standard_normal((1, CHANNELS, *grid), dtype=np.float32))
+        writer.close()
+        store = TrajectoryStore.open(Path(folder) / "store")
+        shape = {"channels": CHANNELS, "grid": list(grid)}
+        coder = AutoencoderConfig(preset="tiny", context=0).build_fields()
+        denoiser = {**MODEL, "width": 64, "depth": 4, "heads": 0, "context": 0}
+        for name, window, learner in (
+            ("autoencoder", 1, AutoencoderLearner({**coder, **shape})),
+            ("denoiser", WINDOW, DiffusionLearner({**denoiser, **shape})),
+        ):
+            config = TrainConfig(steps=steps, batch=4, checkpoint_every=steps)
+            where = Path(folder) / name
+            where.mkdir()
+            train(learner, samples.WindowDataset(store, window), config, world=world, folder=where)
+            lines = map(json.loads, (where / "metrics.jsonl").read_text().splitlines())
+            waits = [line["data_wait"] for line in lines if "data_wait" in line]
+            print(f"{name}: {np.mean(waits):.2%} of the time, at most {max(waits):.2%} of ten "
+                  "steps", flush=True)  # fmt: skip
+    world.finish(0)
+
+
 def large(preset: str | None = None) -> None:
     r"""The presets of Appa, as they are; the denoiser on fewer frames and a smaller grid.
 
@@ -163,7 +218,7 @@ def large(preset: str | None = None) -> None:
     """
     if preset is None:
         for name in ("appa-500m", "appa-1b"):
-            subprocess.run([sys.executable, __file__, "large", name], check=True)
+            subprocess.run([sys.executable, __file__, "large", name], check=True, env=GIVEN_BACK)
         return
     import torch
 
@@ -217,10 +272,10 @@ def large(preset: str | None = None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "step", "large", "one"))
+    parser.add_argument("what", choices=("memory", "step", "data", "large", "one"))
     parser.add_argument("fields", nargs="*")
     given = parser.parse_args()
     if given.what == "one":
         measure(int(given.fields[0]), given.fields[1], int(given.fields[2]))
     else:
-        {"memory": memory, "step": step, "large": large}[given.what](*given.fields)
+        {"memory": memory, "step": step, "data": data, "large": large}[given.what](*given.fields)
