@@ -12,24 +12,27 @@ et al. (2021, https://arxiv.org/abs/2101.04653), from the data of their site. --
 that has sbi: its NPE is trained, with its defaults, on the same simulations. --folds 1 tests one
 of the five folds instead of all: a fifth of the time, the same expectation, more noise.
 
-Needs scikit-learn (extra `sbi`). Seconds are of CPU on one thread.
+Needs scikit-learn (extra `sbi`). Seconds are of CPU on one thread, training and sampling. With
+--out, a run that was interrupted goes on where it was: what the file has is not run again.
 """
 
 import argparse
 import bz2
 import hashlib
 import io
+import itertools
 import json
 import math
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+SELF, CHILDREN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 WHEEL = "sbibm-1.1.0-py2.py3-none-any.whl"
 SHA256 = "12ecc6b4d327b92f9225f08faa6405e4274fb8e75943d86a53157d1b1bcfaf74"
 PUBLISHED = {  # by simulations: 1,000, 10,000, 100,000
@@ -184,7 +187,6 @@ theta, x = torch.from_numpy(d["theta"]).float(), torch.from_numpy(d["x"]).float(
 inference = NPE(show_progress_bars=False)
 inference.append_simulations(theta, x).train()
 posterior = inference.build_posterior()
-net = posterior.posterior_estimator if hasattr(posterior, "posterior_estimator") else None
 out = []
 for o in torch.from_numpy(d["observed"]).float():
     s = posterior.sample((int(d["samples"]),), x=o[None], show_progress_bars=False)
@@ -218,6 +220,38 @@ def c2st(reference, samples, folds, seed=1):
     return float(np.mean(right))
 
 
+def kept(path):
+    """The lines of an earlier run, by what they are about."""
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    return {key(line): line for line in map(json.loads, lines)}
+
+
+def key(line):
+    return json.dumps([line[k] for k in ("who", "task", "seed", "simulations", "folds", "model")])
+
+
+def seconds():
+    """CPU seconds of this process and of those it waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (SELF, CHILDREN))
+
+
+def table(lines):
+    """A line for each task: mean C2ST over the seeds, hpcinv's and sbi's, beside the published."""
+    print(f"\n{'task':<25}{'simulations':>12}{'published':>11}"
+          f"{'hpcinv (seeds; s)':>30}{'sbi (seeds; s)':>30}")  # fmt: skip
+    for task, simulations in sorted({(line["task"], line["simulations"]) for line in lines}):
+        cells = []
+        for who in ("hpcinv", "sbi"):
+            mine = [v for v in lines if (v["who"], v["task"], v["simulations"])
+                    == (who, task, simulations)]  # fmt: skip
+            each = " ".join(f"{v['c2st']:.3f}" for v in mine)
+            mean = [np.mean([v[k] for v in mine]) for k in ("c2st", "seconds") if mine]
+            cells.append(f"{mean[0]:.3f} ({each}; {mean[1]:.0f})" if mine else "-")
+        known = dict(zip((1_000, 10_000, 100_000), PUBLISHED[task], strict=True))
+        told = f"{known[simulations]:.3f}" if simulations in known else "-"
+        print(f"{task:<25}{simulations:>12,}{told:>11}{cells[0]:>30}{cells[1]:>30}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("tasks", nargs="*", default=list(TASKS))
@@ -227,58 +261,55 @@ def main():
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--samples", type=int, default=10_000)
     p.add_argument("--model", type=json.loads, default={}, help="other fields of the model")
-    p.add_argument("--out", type=Path, help="a line of JSON for each task and seed")
+    p.add_argument("--out", type=Path, help="a line of JSON for each task and seed; what it has "
+                   "is not run again")  # fmt: skip
     args = p.parse_args()
     from hpcinv.parallel import connect
 
     world = connect("torch")  # one for all: DeepSpeed keeps the first it meets
+    done, shown = kept(args.out), []
     with wheel() as z:
 
         def files(name):
             return z.read(f"sbibm/tasks/{name}")
 
-        def table(name):
+        def numbers(name):
             raw = files(name)
             raw = bz2.decompress(raw) if name.endswith("bz2") else raw
             return np.loadtxt(io.BytesIO(raw), delimiter=",", skiprows=1, ndmin=2)
 
-        column = {1_000: 0, 10_000: 1, 100_000: 2}.get(args.simulations)
-        for name in args.tasks:
+        for name, seed in itertools.product(args.tasks, args.seeds):
             place = f"{name}/files/num_observation_"
             observed = np.concatenate(
-                [table(f"{place}{k}/observation.csv") for k in range(1, 11)]
+                [numbers(f"{place}{k}/observation.csv") for k in range(1, 11)]
             ).astype(np.float32)
-            reference = [
-                table(f"{place}{k}/reference_posterior_samples.csv.bz2")[: args.samples]
-                for k in range(1, 11)
-            ]
-            for seed in args.seeds:
-                rng = np.random.default_rng([seed, 20210])
-                theta, x = (
-                    a.astype(np.float32) for a in TASKS[name](args.simulations, rng, files)
-                )
-                began = time.process_time()
-                samples, told = ours(
-                    world, name, theta, x, observed, seed, args.samples, **args.model
-                )
-                line = {"task": name, "seed": seed, "seconds": time.process_time() - began,
-                        "steps": told["steps"], "validation": told["validation"],
-                        "weights": told.get("weights")}  # fmt: skip
-                score = [c2st(r, s, args.folds) for r, s in zip(reference, samples, strict=True)]
-                line |= {"c2st": float(np.mean(score)), "each": np.round(score, 3).tolist()}
-                if args.sbi:
-                    began = time.perf_counter()
-                    peer = sbi(args.sbi, theta, x, observed, seed, args.samples)
-                    line["sbi_seconds"] = time.perf_counter() - began
-                    score = [c2st(r, s, args.folds) for r, s in zip(reference, peer, strict=True)]
-                    line["sbi"] = float(np.mean(score))
-                if column is not None:
-                    line["published"] = PUBLISHED[name][column]
-                print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
-                                for k, v in line.items()), flush=True)  # fmt: skip
-                if args.out:
-                    with args.out.open("a") as f:
-                        f.write(json.dumps(line) + "\n")
+            rng = np.random.default_rng([seed, 20210])
+            theta, x = (a.astype(np.float32) for a in TASKS[name](args.simulations, rng, files))
+            given = (theta, x, observed, seed, args.samples)
+            peers = {"hpcinv": lambda g=given, n=name: ours(world, n, *g, **args.model)}
+            if args.sbi:
+                peers["sbi"] = lambda g=given: (sbi(args.sbi, *g), {})
+            for who, sample in peers.items():
+                line = {"who": who, "task": name, "seed": seed, "simulations": args.simulations,
+                        "folds": args.folds, "model": args.model}  # fmt: skip
+                if key(line) not in done:
+                    began = seconds()
+                    samples, told = sample()
+                    line |= {"seconds": round(seconds() - began, 1)}
+                    line |= {k: told[k] for k in ("steps", "validation", "weights") if k in told}
+                    each = [
+                        c2st(numbers(f"{place}{k + 1}/reference_posterior_samples.csv.bz2")
+                             [: args.samples], samples[k], args.folds)
+                        for k in range(10)
+                    ]  # fmt: skip
+                    line |= {"c2st": float(np.mean(each)), "each": np.round(each, 3).tolist()}
+                    done[key(line)] = line
+                    if args.out:
+                        with args.out.open("a") as f:
+                            f.write(json.dumps(line) + "\n")
+                    print(json.dumps(line), flush=True)
+                shown.append(done[key(line)])
+    table(shown)
 
 
 if __name__ == "__main__":
