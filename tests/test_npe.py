@@ -17,7 +17,7 @@ from hpcinv.inference.mode import mode
 from hpcinv.inference.sample import draw
 from hpcinv.inference.weights import effective
 from hpcinv.io.rows import PartWriter, Rows, join
-from hpcinv.models import spline_inverse
+from hpcinv.models import load, spline_inverse
 from hpcinv.models.autoregressive import inverse
 from hpcinv.models.embeddings import embedding
 from hpcinv.models.posterior_flow import PosteriorFlow
@@ -237,6 +237,35 @@ def rows(folder, n=400, seed=0):
     writer.close()
     join(folder, [folder / "parts"], n, {})
     return Rows(folder)
+
+
+@pytest.mark.slow
+def test_a_posterior_of_what_is_left_is_the_conjugate_one(tmp_path, world):
+    """A transformer trained on holes: each number missing in turn, against the exact Gaussian."""
+    data = SimulationDataset(rows(tmp_path, 8000))
+    name = {"name": "transformer", "features": 16, "width": 32, "depth": 1}
+    model = {"name": "posterior", "parameters": [{"name": p, "low": -3, "high": 3} for p in "ab"],
+             "shape": [3], "flows": ["maf"], "embedding": name, "missing": True}  # fmt: skip
+    learner = PosteriorLearner(model, PosteriorLoss(missing=0.7), seed=0)
+    config = TrainConfig(steps=1200, batch=256, learning_rate=3e-3, seed=0, ema=0.99)
+    train(learner, data, config, world=world, folder=tmp_path)
+    flow = load(tmp_path)
+    rng = np.random.default_rng(5)
+    theta = rng.uniform(-1.5, 1.5, (60, 2)).astype("f4")
+    x = theta @ A.numpy().T + SIGMA * rng.standard_normal((60, 3), "f4")
+    for missing in (None, 0, 1, 2):
+        kept = [k for k in range(3) if k != missing]
+        hidden = x.copy()
+        if missing is not None:
+            hidden[:, missing] = np.nan
+        found = draw(flow, torch.from_numpy(hidden), ids=range(60), samples=1000, seed=0).theta
+        B = A.numpy()[kept]
+        S = np.linalg.inv(B.T @ B) * SIGMA**2
+        deviation = np.sqrt(np.diag(S))
+        error = (found.mean(1).numpy() - x[:, kept] @ B @ S / SIGMA**2) / deviation
+        ratio = np.median(found.std(1).numpy() / deviation, axis=0)
+        print(missing, np.sqrt((error**2).mean()), ratio)
+        assert np.sqrt((error**2).mean()) < 0.35 and (abs(ratio - 1) < 0.2).all()
 
 
 class StopAfter:

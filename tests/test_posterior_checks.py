@@ -156,7 +156,7 @@ def test_observations_of_a_file_are_checked(tmp_path):
 
     path = tmp_path / "seen.csv"
     path.write_text("1,2,3\n4,nan,6\n")
-    seen = File(path, Simulator()).read(1, 2)
+    seen = File(path, Simulator(), missing=True).read(1, 2)
     assert seen["truth"] is None and np.array_equal(seen["x"], [[4, np.nan, 6]], equal_nan=True)
     for text, said in (
         ("1,2\n", "shape"),
@@ -166,4 +166,8 @@ def test_observations_of_a_file_are_checked(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(BadInput, match=said):
-            File(path, Simulator())
+            File(path, Simulator(), missing=True)
+    # A posterior of whole observations would take a hole for the mean, and be sure of it.
+    path.write_text("1,2,3\n4,nan,6\n")
+    with pytest.raises(BadInput, match="observation 1 lacks 1 of 3 values"):
+        File(path, Simulator(), missing=False)

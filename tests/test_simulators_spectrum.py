@@ -351,6 +351,11 @@ def test_channels_are_those_of_the_file(tables, tmp_path):
     bands = Spectrum(kta, cia)
     some = spectrum_file(tmp_path / "some.txt", bands.tables.wavelength[[1, 3]])
     assert bands.observation(some).isfinite().tolist() == [False, True, False, True, False, False]
+    bright = spectrum_file(tmp_path / "bright.txt", [1.5, 2.5, 3.5], [2e-16] * 3)
+    assert seen.observation(bright).isfinite().all()  # its errors are those of the file
+    bright = spectrum_file(tmp_path / "bright.txt", bands.tables.wavelength, [2e-16] * 6)
+    with pytest.raises(BadInput, match=r"(?s)bright.txt.*errors are 0.243 times those of the sim"):
+        bands.observation(bright)
     for lam, tables_, said in [
         (
             [1.5, 1.7, 9.0],

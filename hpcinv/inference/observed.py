@@ -51,12 +51,14 @@ class File:
     Arguments:
         path: The file.
         simulator: The simulator the posterior was trained on.
+        missing: Whether the posterior has learnt what to make of missing values.
 
     Raises:
-        BadInput: If the file has another shape, or nothing but missing values in a row.
+        BadInput: If the file has another shape, nothing but missing values in a row, or any where
+            the posterior has seen none: it would take them for the mean of the simulations.
     """
 
-    def __init__(self, path: Path, simulator: Any) -> None:
+    def __init__(self, path: Path, simulator: Any, missing: bool) -> None:
         shape = simulator.outputs.shape
         try:
             if hasattr(simulator, "observation"):
@@ -87,6 +89,15 @@ class File:
                     f"observation {int(np.flatnonzero(bad)[0])} has {what}", path,
                     "Write NaN where a value is missing.",
                 )  # fmt: skip
+
+        holes = np.isnan(self.x).reshape(len(x), -1)
+        if holes.any() and not missing:
+            i = int(np.flatnonzero(holes.any(1))[0])
+            raise BadInput(
+                f"observation {i} lacks {int(holes[i].sum())} of {holes.shape[1]} values, and the "
+                "posterior was trained on whole ones", path,
+                "Train it with loss: {missing: 0.5}, which hides up to half of the values.",
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.x)

@@ -106,7 +106,7 @@ class Infer(Job):
         make = partial(simulator_of, trained.attributes["simulate"])
         simulator = make()
         flow = load(ctx.inputs[self.posterior]).to(ctx.world.device)
-        source = self._source(ctx, simulator)
+        source = self._source(ctx, simulator, flow.missing)
         first, last = self.rows or (0, len(source))
         if last > len(source):
             raise BadInput(f"'rows' ends at {last} but there are {len(source)}", self.file)
@@ -137,12 +137,12 @@ class Infer(Job):
         ctx.say(f"{number:,} observations, {self.samples:,} samples each{work.rate()}")
         return {"samples": roll(d for _, d in everyone)}
 
-    def _source(self, ctx: Context, simulator: Any) -> Any:
+    def _source(self, ctx: Context, simulator: Any, missing: bool) -> Any:
         from ..inference.observed import File, Withheld
         from ..io.rows import Rows
 
         if self.file is not None:
-            return File(Path(self.file), simulator)
+            return File(Path(self.file), simulator, missing)
         return Withheld(Rows(ctx.inputs[self.observations]), simulator, self.seed)
 
     def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:

@@ -78,10 +78,11 @@ class MeasuredSpectrum(ABC):
         return torch.sqrt(self.floor**2 + (f / self.snr) ** 2)
 
     def observation(self, path: str | Path) -> Tensor:
-        r"""A real spectrum as x, shape (C). Its channels must be those of this simulator.
+        r"""A real spectrum as x, shape (C). Its channels and errors must be this simulator's.
 
         Raises:
-            BadInput: It is no spectrum, or its wavelengths are not those of the simulator.
+            BadInput: It is no spectrum, its wavelengths are not those of the simulator, or its
+                errors are others by a quarter: a posterior holds for the noise it was trained on.
         """
         found = read_spectrum(path)
         if self.seen is None:
@@ -94,10 +95,21 @@ class MeasuredSpectrum(ABC):
                         path, "Simulate with options: {observed: FILE} to use its channels.",
                     )  # fmt: skip
                 full[np.flatnonzero(row)] = found.flux[c]
+            self._same_errors(found, path)
             return torch.asinh(torch.from_numpy(full) / self.floor).float()
         if not np.allclose(found.wavelength, self.seen.wavelength, rtol=1e-4):
             raise BadInput("its channels are not those the simulations were made with", path)
+        self._same_errors(found, path)
         return torch.asinh(torch.from_numpy(found.flux) / self.floor).float()
+
+    def _same_errors(self, found: ObservedSpectrum, path: str | Path) -> None:
+        told = self.error(torch.from_numpy(found.flux)).numpy()
+        ratio = float(np.nanmedian(found.error / told))
+        if not 0.8 <= ratio <= 1.25:
+            raise BadInput(
+                f"its errors are {ratio:.3g} times those of the simulations (median)", path,
+                "Simulate with options: {observed: FILE}, or with a floor and a snr like its own.",
+            )  # fmt: skip
 
     def shown(self, x: Tensor) -> tuple[Tensor, str, str]:
         r"""The flux of x."""
