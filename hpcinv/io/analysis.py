@@ -30,7 +30,7 @@ from ..parallel import World
 from .atomic import digest_array, roll, sync
 from .cf import FILL, LIBVER, Layout, create_file, define_variable
 from .join_analysis import join
-from .member_file import PartFile, SharedFile
+from .member_file import LARGE, PartFile, SharedFile
 from .read_analysis import Analysis, open_analysis
 
 QUEUE = 256 << 20  # bytes a rank holds back for collective writing
@@ -261,11 +261,15 @@ class AnalysisWriter:
 
 
 def _adjoin(blocks: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
-    r"""Puts blocks of consecutive frames together: fewer and larger writes."""
+    r"""Puts small blocks of consecutive frames together: fewer and larger writes."""
     runs: list[list[tuple[int, np.ndarray]]] = []
     for start, block in sorted(blocks, key=lambda b: b[0]):
-        if runs and runs[-1][-1][0] + len(runs[-1][-1][1]) == start:
+        small = sum(b[:, :1].nbytes for _, b in runs[-1]) < LARGE if runs else False
+        if small and runs[-1][-1][0] + len(runs[-1][-1][1]) == start:
             runs[-1].append((start, block))
         else:
             runs.append([(start, block)])
-    return [(run[0][0], np.concatenate([b for _, b in run])) for run in runs]
+    return [
+        (run[0][0], np.concatenate([b for _, b in run]) if len(run) > 1 else run[0][1])
+        for run in runs
+    ]

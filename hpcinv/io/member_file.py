@@ -15,7 +15,9 @@ from ..waiting import at as waiting
 from .atomic import sync
 from .cf import LIBVER, Layout, create_file, define_variable
 
-PIECE = 512 << 20  # bytes of one MPI-IO call; implementations fail beyond 2 GiB
+# Bytes of one channel in one MPI-IO call. Small enough for the buffers below it to be reused:
+# memory touched for the first time costs more than a disk. Implementations fail beyond 2 GiB.
+PIECE = 16 << 20
 LARGE = 1 << 20  # bytes, a stripe: larger writes gain nothing from being collected with others
 
 
@@ -31,6 +33,7 @@ class SharedFile:
         import h5py
 
         self.path, self.layout, self.comm = path, layout, comm
+        self._buffer = np.empty(0, "<f4")
         error = None
         if comm is None or comm.rank == 0:
             try:
@@ -78,12 +81,22 @@ class SharedFile:
             memory = h5py.h5s.create_simple(x.shape)
         dataset.write(memory, space, x, dxpl=plist)
 
+    def _dense(self, x: np.ndarray) -> np.ndarray:
+        r"""The values in C order, in a buffer that the next call uses again."""
+        if x.flags.c_contiguous:
+            return x
+        if self._buffer.size < x.size:
+            self._buffer = np.empty(x.size, "<f4")
+        dense = self._buffer[: x.size].reshape(x.shape)
+        np.copyto(dense, x)
+        return dense
+
     def write(self, start: int, block: np.ndarray, collective: bool = False) -> None:
         r"""Writes a block (n, C, *grid) from frame `start` on, without waiting for anyone."""
         with self._opened() as f:
             for at, piece in _cut(start, block):
                 for c in range(piece.shape[1]):
-                    self._transfer(f, c, at, np.ascontiguousarray(piece[:, c]), collective)
+                    self._transfer(f, c, at, self._dense(piece[:, c]), collective)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         r"""Writes every rank's blocks: together, one of each rank at a time, unless all are large.
@@ -109,7 +122,7 @@ class SharedFile:
                 for c in range(len(self.layout.channels)):
                     if k < len(mine):
                         at, piece = mine[k]
-                        self._transfer(f, c, at, np.ascontiguousarray(piece[:, c]), True)
+                        self._transfer(f, c, at, self._dense(piece[:, c]), True)
                     else:
                         self._transfer(f, c, 0, None, True)
 
