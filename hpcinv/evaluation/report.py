@@ -178,6 +178,7 @@ def picture(
     x = np.stack([np.asarray(results[main].read(m, frame, frame + 1))[0] for m in members])
     when = frame_names(truth, truth_start, truth_start + frame + 1)[-1]
     points = _points(table, frame, view.channels)
+    n = 0 if points is None else len(points)
     s = sheet(
         canvas, view, frame=frame, when=when, truth=y, members=x, ids=list(members), points=points
     )
@@ -186,7 +187,7 @@ def picture(
         f"Truth, {when}",
         f"Mean of {len(members)} members",
         "One member",
-        f"Spread, and the {0 if points is None else len(points)} points observed",
+        f"Spread, and the {n} points observed" if n else "Spread; it is not observed here",
     ]
     images = [np.asarray(Image.open(io.BytesIO(p.png)).convert("RGBA")) for p in shown]
     ratio = images[0].shape[0] / images[0].shape[1]
