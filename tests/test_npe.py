@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from npe_toys import SIGMA, A
+from zuko.transforms import MonotonicRQSTransform
 
 from hpcinv.errors import Stopped
 from hpcinv.inference.mode import mode
@@ -21,6 +22,7 @@ from hpcinv.models import load, spline_inverse
 from hpcinv.models.autoregressive import inverse
 from hpcinv.models.embeddings import embedding
 from hpcinv.models.posterior_flow import PosteriorFlow
+from hpcinv.models.spline import Spline
 from hpcinv.training import train
 from hpcinv.training.config import TrainConfig
 from hpcinv.training.posterior import PosteriorLearner, moments, redraw_of
@@ -125,6 +127,22 @@ def test_a_density_integrates_to_one_and_is_that_of_its_samples(flow):
     best, height = mode(flow, x, d.theta, d.log_density, steps=40)
     assert float(height[0]) >= np.log(p.max()) - 0.02
     assert torch.allclose(flow.log_prob(best, x), height, atol=1e-3)
+
+
+def test_a_spline_and_its_derivative_are_zukos():
+    torch.manual_seed(2)
+    phi = [3 * torch.randn(40, 5, n, dtype=torch.float64) for n in (8, 8, 7)]
+    x = 4 * torch.randn(40, 5, dtype=torch.float64)  # some outside of +-5
+    x[0, 0], x[0, 1] = 5.0, -5.0
+    found = []
+    for made in (Spline, MonotonicRQSTransform):
+        given = [t.clone().requires_grad_() for t in (*phi, x)]
+        y, ladj = made(*given[:3]).call_and_ladj(given[3])
+        (y.sin().sum() + (ladj * torch.linspace(-1, 1, 5)).sum()).backward()
+        found.append([y, ladj, *(t.grad for t in given)])
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+    assert torch.allclose(Spline(*phi).inv(found[0][0]), x, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ import torch.nn as nn
 from torch import Tensor
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.nn import MaskedLinear
-from zuko.transforms import MonotonicRQSTransform
+
+from hpcinv.models.spline import Spline
 
 CHUNK = 1 << 15  # samples at a time: enough to be worth a call, and a few tens of MB
 
@@ -30,7 +31,7 @@ def fits(step: MaskedAutoregressiveTransform) -> bool:
     made = step.univariate.func if isinstance(step.univariate, partial) else step.univariate
     layers = list(step.hyper)
     return (
-        made is MonotonicRQSTransform
+        made is Spline
         and all(isinstance(m, MaskedLinear) for m in layers[::2])
         and all(type(m) is nn.ReLU for m in layers[1::2])
     )
@@ -66,7 +67,7 @@ class _Network:
     def __init__(self, step: MaskedAutoregressiveTransform, context: Tensor) -> None:
         P = len(step.order)
         self.passes, self.order, self.total = step.passes, step.order, step.total
-        told = inspect.signature(MonotonicRQSTransform).parameters
+        told = inspect.signature(Spline).parameters
         given = step.univariate.keywords if isinstance(step.univariate, partial) else {}
         self.bound, self.slope = (given.get(k, told[k].default) for k in ("bound", "slope"))
         self.bins = step.shapes[0][0]
