@@ -129,7 +129,7 @@ def memory(args) -> None:
     frame = 4 * int(np.prod(state))
     print(f"frames of {frame / 2**10:.0f} KiB, {args.setting}")
     rows, peaks = [], []
-    for ranks, own in itertools.product((1, 2, 4), (32, 64, 128)):
+    for ranks, own in itertools.product((3, 6), (32, 64, 128)):
         found = start(ranks, ranks * own, state, args.setting, 1, 1)
         peak = max(r[0] for r in found["ranks"])
         rows.append((1, own, ranks * own))
