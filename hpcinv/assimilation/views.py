@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .exact_sum import limbs, value
 from .exchange import Exchange
 from .network import Stack
 from .slab import Call
@@ -48,7 +49,7 @@ class TrajectoryView:
     Arguments:
         exchange: The partition of frames.
         observed: All observed frames of the trajectory, in order.
-        reproducible: Add the frames' inner products in their order on every rank.
+        reproducible: Add the frames' inner products exactly, whichever rank holds them.
     """
 
     def __init__(self, exchange: Exchange, observed: list[int], reproducible: bool) -> None:
@@ -56,7 +57,6 @@ class TrajectoryView:
         a, b = exchange.frames
         self.frames = [f for f in observed if a <= f < b]
         self._at = torch.tensor([f - a for f in self.frames], dtype=torch.long)
-        self._all, self._first = len(observed), sum(f < a for f in observed)
         self.systems = 1
 
     def sized(self, sizes: list[int]) -> None:
@@ -85,15 +85,10 @@ class TrajectoryView:
 
     def dot(self, u: Tensor, v: Tensor) -> Tensor:
         sums = frame_sums(u, v, self._cuts)
-        if self._reproducible and self._exchange.size > 1:
-            every = np.zeros((len(sums), self._all))
-            every[:, self._first : self._first + sums.shape[1]] = sums
-            sums = self._exchange.sum(every)
-        total = np.zeros(len(sums))
-        for s in sums.T:
-            total = total + s
-        if not self._reproducible:
-            total = self._exchange.sum(total)
+        if self._reproducible:
+            total = value(self._exchange.sum(limbs(sums)))
+        else:
+            total = self._exchange.sum(sums.sum(1))
         return torch.from_numpy(total[:, None]).to(u.device)
 
     def spread(self, c: Tensor) -> Tensor:
