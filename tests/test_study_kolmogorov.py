@@ -49,7 +49,7 @@ def test_the_smoke_preset_runs_whole(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     runs = tmp_path / "kolmogorov"
-    for what in ("points", "coarse", "saturating"):
+    for what in ("points", "coarse", "saturating", "super"):
         card = json.loads((runs / f"evaluate-{what}" / "scores.json").read_text())
         score = {n: e["pooled"]["crps"]["value"] for n, e in card["methods"].items()}
         # What holds the simulator is better than what holds nothing.
