@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "Buddy",
+    "Clouds",
     "CoarseGrid",
     "Derived",
     "Errors",
@@ -231,6 +232,24 @@ class Noise(BaseModel):
     length_km: float | None = Field(None, gt=0)
 
 
+class Clouds(BaseModel):
+    r"""Coherent clouds that hide places from a network.
+
+    Fields:
+        share: Share of the places hidden, in the mean over frames.
+        length_km: Length L of the clouds' correlation, exp(−r²/2L²).
+        memory: Correlation of the field behind them from one frame to the next.
+        channels: Variables that are hidden; all of them when left out.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: float = Field(gt=0, lt=1)
+    length_km: float = Field(gt=0)
+    memory: float = Field(0.0, ge=0, lt=1)
+    channels: list[str] | None = None
+
+
 class Network(BaseModel):
     r"""What all networks share.
 
@@ -240,6 +259,7 @@ class Network(BaseModel):
         every: Observe each frame whose distance from the first is a multiple of this.
         gaps: Half-open ranges of the analysed frames, counted from 0, without observations.
         missing: Share of the frames without observations, drawn at random.
+        clouds: Coherent fields that hide places; they change from frame to frame.
         surface: Only the first level of a grid with a vertical axis.
         noise: How noise departs from white.
         forward: How places see the state, and the derived variables.
@@ -252,6 +272,7 @@ class Network(BaseModel):
     every: PositiveInt = 1
     gaps: list[tuple[int, int]] = []
     missing: float = Field(0.0, ge=0, lt=1)
+    clouds: Clouds | None = None
     surface: bool = False
     noise: Noise = Noise()
     forward: Forward = Forward()

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import BadInput, nearest
 from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
+from .clouds import hidden
 from .config import RandomPoints
 from .operators import Operator
 from .places import Places, places
@@ -60,7 +61,8 @@ def draw(
     names = [*truth.channels, *derived]
     seen = list(truth.channels) if network.channels is None else list(network.channels)
     error = network.error
-    for name in [*seen, *(error if isinstance(error, dict) else ())]:
+    covered = [] if network.clouds is None else network.clouds.channels or []
+    for name in [*seen, *(error if isinstance(error, dict) else ()), *covered]:
         if name not in names:
             raise BadInput(f"unknown variable '{name}'", "channels", nearest(name, names))
     missing = [n for n in seen if isinstance(error, dict) and n not in error]
@@ -88,6 +90,10 @@ def draw(
         rng = generator(seed, "observe", t)
         p = where(t, rng)
         noise = _noise(network, p, seen, sigma, t, rng, seed)
+        clear = np.ones(noise.shape, bool)
+        if network.clouds is not None:
+            of = [network.clouds.channels is None or n in network.clouds.channels for n in seen]
+            clear[np.ix_(hidden(network.clouds, p.lat, p.lon, t, seed=seed), of)] = False
         for key, column in (
             ("frame", t - start),
             ("channel", index[None]),
@@ -99,11 +105,13 @@ def draw(
             ("time", p.time[:, None]),
             ("station", p.station[:, None]),
         ):
-            rows[key].append(np.broadcast_to(column, noise.shape).reshape(-1))
-    if not rows["frame"] and within is not None:
+            rows[key].append(np.broadcast_to(column, noise.shape)[clear])
+    if not sum(map(len, rows["frame"])) and within is not None:
         rows = {k: [np.zeros(0)] for k in rows}
-    if not rows["frame"]:
-        raise BadInput("no frame is observed", "observing", "Leave out gaps or missing frames.")
+    if not sum(map(len, rows["frame"])):
+        raise BadInput(
+            "no frame is observed", "observing", "Leave out gaps, missing frames or clouds."
+        )
     table = ObservationTable(
         **{k: np.concatenate(v) for k, v in rows.items()},
         channels=tuple(truth.channels),
