@@ -21,8 +21,12 @@ def _lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+FAST = [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
+REST = [(1, "fp32"), (2, "bf16"), (3, "bf16")]
+
+
 @pytest.mark.parametrize(
-    ("zero", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
+    ("zero", "precision"), [*FAST, *(pytest.param(*r, marks=pytest.mark.slow) for r in REST)]
 )
 def test_interrupted_and_straight_runs_end_in_the_same_bits(tmp_path, world, zero, precision):
     fields = {"zero": zero, "precision": precision}
