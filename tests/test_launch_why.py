@@ -44,6 +44,44 @@ def test_the_first_rank_that_failed_counts_and_not_the_last():
     assert cause(error="KeyError: 'x'\nTraceback", log="MPI_ABORT was invoked") == "Python error"
 
 
+CHAIN = """\
+Traceback (most recent call last):
+  File "a.py", line 3, in save
+    write_end_of_file()
+RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "b.py", line 9, in save
+    raise DiskFull()
+hpcinv.training.checkpoints.DiskFull: the disk is full (or a quota spent): step-80 was not written
+
+"""
+
+
+def test_of_a_chain_what_it_came_to_counts():
+    rule, line = judge(Evidence(state="FAILED", code="1:0", log=CHAIN + SECOND))
+    assert rule.name == "disk" and line.startswith("hpcinv.training.checkpoints.DiskFull")
+    assert cause(log=SECOND + CHAIN) == "Python error"
+
+
+def test_a_failure_that_a_full_disk_cannot_take_is_in_the_log(tmp_path, monkeypatch, capsys):
+    from hpcinv.kinds import execute
+    from hpcinv.runs.folder import RunFolder
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(execute.json, "dump", full)
+    try:
+        raise RuntimeError("the first")
+    except RuntimeError as e:
+        assert execute._failed(e, RunFolder(tmp_path / "job"), None) == 1
+    assert "RuntimeError: the first" in capsys.readouterr().err
+    assert not (tmp_path / "job" / "failure.json").exists()
+
+
 def test_a_task_that_slurm_ended_with_the_others_was_not_killed():
     gloo = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Connection reset by peer\n"
     killed = "srun: error: node4: task 0: Killed\n"

@@ -4,10 +4,12 @@ Each death comes at a random moment (of a fixed seed), inside a save or not. Wha
 one interval of checkpoints.
 """
 
+import contextlib
 import random
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from test_slurm_arrays import Command
 from test_slurm_survival import cluster  # noqa: F401
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-EVERY, STEPS = 40, 2400
+EVERY, STEPS = 40, 3200
 TRAIN = f"""\
 kind: train
 data: import
@@ -64,11 +66,40 @@ def _die(hpcinv, cluster, way, rng):  # noqa: F811
         (cause,) = hpcinv.json("why", "tiny/train")
         assert cause["cause"] == "killed", cause
         hpcinv("retry", "tiny/train")
+    elif way == "time limit":
+        # As if it had been given no more: the ranks are told to save a while before the end.
+        elapsed = hpcinv.slurm("squeue", "-h", "-j", id_, "-o", "%M").strip()
+        minutes = 1 + int(elapsed.split(":")[-2])
+        hpcinv.slurm("scontrol", "update", f"JobId={id_}", f"TimeLimit={minutes}")
+        hpcinv.until(lambda: hpcinv.manifest()["attempts"][-1]["state"] == "stopped")
+        hpcinv.slurm("scontrol", "update", f"JobId={id_}", "TimeLimit=10")
+    elif way == "full disk":
+        filler = hpcinv.runs / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as f:
+            while True:
+                f.write(bytes(1 << 16))
+        hpcinv.until(lambda: hpcinv.json("status", "tiny/train")[0]["state"] == "failed")
+        filler.unlink()
+        (cause,) = hpcinv.json("why", "tiny/train")
+        assert cause["cause"] == "disk", Path(cause["log"]).read_text()[-4000:]
+        hpcinv("retry", "tiny/train")
     return lambda: None
 
 
+@pytest.fixture(scope="module")
+def disk():
+    """A small one, there before the nodes are, that these see too."""
+    folder = Path(tempfile.mkdtemp(prefix="hpcinv-"))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]).returncode:
+        pytest.skip("a small file system needs root")
+    folder.chmod(0o755)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+    folder.rmdir()
+
+
 @pytest.mark.parametrize("cluster", ["accounting"], indirect=True)
-def test_a_training_outlives_every_death(cluster, tmp_path):  # noqa: F811
+def test_a_training_outlives_every_death(disk, cluster, tmp_path):  # noqa: F811
     def study(folder, environment):
         folder.mkdir()
         hpcinv = Command(environment, folder)
@@ -81,7 +112,7 @@ def test_a_training_outlives_every_death(cluster, tmp_path):  # noqa: F811
 
     straight = study(tmp_path / "straight", _environment())
     straight("run", straight.study)
-    hpcinv = study(tmp_path / "dying", cluster)
+    hpcinv = study(disk / "dying", cluster)
     train = hpcinv.study / "2_train.yaml"
     resources = "resources={nodes: 2, tasks_per_node: 1, time: 10m, mem_per_task: 700MB}"
     hpcinv("submit", train, resources)
@@ -91,7 +122,8 @@ def test_a_training_outlives_every_death(cluster, tmp_path):  # noqa: F811
         """That of the checkpoint that was committed last."""
         return int(re.search(r"\d+", latest.read_text())[0]) if latest.exists() else 0
 
-    ways = ["requeue", "kill -9", "node", "preemption", "requeue", "kill -9"]
+    ways = ["requeue", "kill -9", "node", "time limit", "preemption", "full disk", "requeue",
+            "kill -9"]  # fmt: skip
     for n, way in enumerate(ways):
         before = step()
         hpcinv.until(lambda before=before: step() > before)

@@ -197,9 +197,15 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)  # a task may fail before it has begun
         with open(folder.path / "failure.json", "x") as f:
-            json.dump(report, f, indent=1)
-    except OSError:  # another rank was first (or the disk is full: then the log must do)
-        first = not (folder.path / "failure.json").exists()
+            try:
+                json.dump(report, f, indent=1)
+                f.flush()
+            except OSError:  # the disk is full: then the log must do
+                (folder.path / "failure.json").unlink()
+    except FileExistsError:  # another rank was first
+        first = False
+    except OSError:
+        pass
     if first:
         text = f"hpcinv: {e}" if code == EXIT_BAD_INPUT else report["traceback"]
         print(text, file=sys.stderr, flush=True)

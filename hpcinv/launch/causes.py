@@ -76,11 +76,27 @@ TRACEBACK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?^(\S.*)$", re.MULTILINE
 )
 
+# Between tracebacks of one failure: the last of them is what it came to.
+CHAINED = re.compile(
+    r"\A\s*(?:The above exception was the direct cause of the following exception"
+    r"|During handling of the above exception, another exception occurred):\s*\Z"
+)
+
 LOST = "timeout of NCCL or gloo"
 # The end of a task, or of the step: tasks that end later were ended by Slurm.
 ENDED = re.compile(
     r"^srun: error: .*: tasks? [\d,-]+: (.*)$|CANCELLED AT|^srun: Job step aborted", re.MULTILINE
 )
+
+
+def _first_error(log: str) -> str:
+    r"""What the first failure of which a log shows a traceback came to."""
+    found = None
+    for each in TRACEBACK.finditer(log):
+        if found is not None and not CHAINED.match(log[found.end() : each.start()]):
+            break
+        found = each
+    return found[1] if found else ""
 
 
 def judge(e: Evidence) -> tuple[Rule, str] | None:
@@ -90,9 +106,8 @@ def judge(e: Evidence) -> tuple[Rule, str] | None:
     That it was cancelled says little: a rank that failed has the others cancelled. Where ranks
     lost each other and a task was killed before Slurm ended the others, they miss that one.
     """
-    first = TRACEBACK.search(e.log) if not e.error else None
-    if first:
-        e = Evidence(e.state, e.reason, e.code, first[1], e.log)
+    if not e.error:
+        e = Evidence(e.state, e.reason, e.code, _first_error(e.log), e.log)
     ended = ENDED.search(e.log)
     tests = [
         lambda r: None if r.name == "cancelled" else r.verdict(e),
