@@ -168,13 +168,3 @@ def test_bias_of_stations_is_estimated():
             np.sqrt(0.25 * v / (0.25 + v))
         )
     assert (t.value - bias).std() < 0.55 < t.value.std()
-
-
-def test_rows_of_two_frames_are_refused(store):  # noqa: F811
-    s, table = world()
-    from dataclasses import replace
-
-    late = replace(table, forward=Forward(time="linear", derived=(SPEED,)))
-    with pytest.raises(BadInput, match="one frame at a time"):
-        OperatorLikelihood(late, s.statistics, range(LENGTH), store=s)
-    assert C == 2 and problem(store).R.diagonal

@@ -44,7 +44,7 @@ class EnsembleKalman(Resampled):
         if config.method == "letkf" and config.length_km is None:
             raise BadInput("letkf without a length", "ensemble: length_km", "Give it in km.")
         self.config = config
-        self.operator = Operator(problem.table, problem.store, problem.analysed[0])
+        self.operator = Operator(problem.table, problem.store, problem.analysed[0], problem.length)
         self.model = None
         if config.forecast == "simulator":
             from ..simulators.dynamics import Forecast

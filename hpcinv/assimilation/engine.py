@@ -24,6 +24,7 @@ from .guidance import Estimate, Guidance
 from .guidance.estimate import Level
 from .likelihood import Likelihood, checked
 from .modal import ModalCovariance
+from .moments import Moment
 from .network import Network
 from .partition import Partition
 from .samplers import Sampler
@@ -168,7 +169,7 @@ class _Run:
             tried = likelihood
             if hasattr(likelihood, "for_members"):
                 tried = likelihood.for_members(members[:1])
-            observed = checked(tried, range(length), shape)
+            observed = checked(tried, length, shape)
 
         block = group if reproducible else 1
         part = Partition.of(world.rank, world.size, len({m // block for m in members}), slabs)
@@ -391,7 +392,7 @@ class _Asked:
             self()
 
 
-def _fingerprint(likelihood: Likelihood | None, observed: Sequence[int]) -> str | None:
+def _fingerprint(likelihood: Likelihood | None, observed: Sequence[Moment]) -> str | None:
     r"""A digest of the observed values, where they are the same for all members."""
 
     if not observed or hasattr(likelihood, "for_members"):

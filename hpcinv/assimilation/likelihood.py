@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from .moments import Moment, moments_of, width
 
 __all__ = ["Likelihood", "Restricted", "checked"]
 
@@ -22,6 +23,9 @@ class Likelihood(Protocol):
 
     * ``variance(frames) -> (D,)``: R's diagonal; solves are then scaled by it (and SDA needs it).
     * ``linear: bool``: A is affine, so that its derivative is a difference.
+    * ``between: bool``: some observations lie between frames: ``frames`` then lists moments too,
+      f + ½ for all observations between f and f + 1, which see both: the states that `operator`
+      gets are those of `frames_of(frames)`, two for such a moment.
     * ``for_members(ids) -> Likelihood``: observations that differ between members, ``y`` then has
       shape ``(len(ids), D)``.
     * ``scattered(variance, alike) -> Likelihood``: A as it is best linearised for states that
@@ -30,16 +34,16 @@ class Likelihood(Protocol):
       frames) -> (B, D)`` is the variance of what this leaves, and adds to R.
     """
 
-    def sizes(self, frames: Sequence[int]) -> list[int]:
+    def sizes(self, frames: Sequence[Moment]) -> list[int]:
         r"""Number of observations of each frame."""
 
-    def y(self, frames: Sequence[int]) -> Tensor:
+    def y(self, frames: Sequence[Moment]) -> Tensor:
         r"""Observed values, with shape ``(D,)``."""
 
-    def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+    def operator(self, x: Tensor, frames: Sequence[Moment]) -> Tensor:
         r"""A(x), differentiable: ``(B, len(frames), *state)`` -> ``(B, D)``."""
 
-    def covariance(self, v: Tensor, frames: Sequence[int]) -> Tensor:
+    def covariance(self, v: Tensor, frames: Sequence[Moment]) -> Tensor:
         r"""R v, block diagonal over frames: ``(B, D)`` -> ``(B, D)``."""
 
 
@@ -49,12 +53,13 @@ class Restricted:
     Arguments:
         likelihood: Observations of a longer trajectory.
         start: The frame of the longer trajectory that is frame 0 here.
-        stop: Observations of frames from ``stop`` on are left out.
+        stop: Observations that see frames from ``stop`` on are left out.
     """
 
     def __init__(self, likelihood: Likelihood, start: int, stop: int) -> None:
         self._all, self._start, self._stop = likelihood, start, stop
         self.linear = bool(getattr(likelihood, "linear", False))
+        self.between = bool(getattr(likelihood, "between", False))
         if hasattr(likelihood, "variance"):
             self.variance = lambda frames: likelihood.variance(self._there(frames))
         if hasattr(likelihood, "for_members"):
@@ -65,33 +70,34 @@ class Restricted:
         if self.scatters:
             self.scatter = lambda x, frames: likelihood.scatter(x, self._there(frames))
 
-    def _there(self, frames: Sequence[int]) -> list[int]:
+    def _there(self, frames: Sequence[Moment]) -> list[Moment]:
         return [f + self._start for f in frames]
 
-    def sizes(self, frames: Sequence[int]) -> list[int]:
+    def sizes(self, frames: Sequence[Moment]) -> list[int]:
         there = self._there(frames)
-        sizes = self._all.sizes([f for f in there if f < self._stop])
+        sizes = self._all.sizes([f for f in there if f <= self._stop - 1])
         at = iter(sizes)
-        return [next(at) if f < self._stop else 0 for f in there]
+        return [next(at) if f <= self._stop - 1 else 0 for f in there]
 
-    def y(self, frames: Sequence[int]) -> Tensor:
+    def y(self, frames: Sequence[Moment]) -> Tensor:
         return self._all.y(self._there(frames))
 
-    def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+    def operator(self, x: Tensor, frames: Sequence[Moment]) -> Tensor:
         return self._all.operator(x, self._there(frames))
 
-    def covariance(self, v: Tensor, frames: Sequence[int]) -> Tensor:
+    def covariance(self, v: Tensor, frames: Sequence[Moment]) -> Tensor:
         return self._all.covariance(v, self._there(frames))
 
 
-def checked(likelihood: Likelihood, frames: Sequence[int], state: Sequence[int]) -> list[int]:
-    r"""The frames that are observed, after trying every method once per frame on a zero state.
+def checked(likelihood: Likelihood, length: int, state: Sequence[int]) -> list[Moment]:
+    r"""The moments of L frames that are observed, after trying every method once for each.
 
     Raises:
         BadInput: If shapes do not fit, or values are not finite, or a variance is not positive.
     """
 
-    sizes = likelihood.sizes(list(frames))
+    frames = moments_of(length, getattr(likelihood, "between", False))
+    sizes = likelihood.sizes(frames)
     if len(sizes) != len(frames):
         raise BadInput(
             f"sizes of {len(frames)} frames has {len(sizes)} entries", where="likelihood.sizes"
@@ -123,8 +129,8 @@ def checked(likelihood: Likelihood, frames: Sequence[int], state: Sequence[int])
 
     if observed:
         f = observed[0]
-        n = sizes[list(frames).index(f)]
-        x = torch.zeros((1, 1, *state), dtype=likelihood.y([f]).dtype)
+        n = sizes[frames.index(f)]
+        x = torch.zeros((1, width(f), *state), dtype=likelihood.y([f]).dtype)
         try:
             with torch.no_grad():
                 got = likelihood.operator(x, [f])

@@ -1,4 +1,5 @@
-r"""Observations through an operator: interpolation, columns, speeds, one's own, any R.
+r"""Observations through an operator: interpolation in space and time, columns, speeds, one's
+own, any R.
 
 What `PointLikelihood` is for rows that are numbers of the state, this is for rows that are
 functions of several. Through a decoder that can decode chosen points, only the operator's support
@@ -10,6 +11,7 @@ from __future__ import annotations
 __all__ = ["OperatorLikelihood"]
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from ..errors import BadInput
 from ..observations.config import Errors
 from ..observations.errors import ErrorCovariance
 from ..observations.operators import Operator, Piece
+from .moments import Moment, frames_of, width
 
 
 class OperatorLikelihood:
@@ -32,11 +35,12 @@ class OperatorLikelihood:
         frames: Absolute frame numbers of the analysed frames.
         store: The trajectory, for grid, channels and clock.
         decoder, decoder_error, context: As in `PointLikelihood`. The decoder's error enters with
-            the operator's own derivative at the climatology.
+            the operator's own derivative at the climatology; rows of different moments that see
+            one frame are taken to have errors of their own.
         errors: See `hpcinv.observations.config.Errors`.
 
     Raises:
-        BadInput: If rows see several frames: the sampler shares frames out.
+        BadInput: If errors are correlated between rows of which some lie between frames.
     """
 
     def __init__(
@@ -52,19 +56,23 @@ class OperatorLikelihood:
         errors: Errors = Errors(),  # noqa: B008
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if table.forward.time != "nearest":
-            raise BadInput(
-                "the diffusion sampler sees one frame at a time",
-                "observing: forward: time",
-                "Write time: nearest, with an error that counts the change within a step.",
-            )
         self.dtype, self._frames = dtype, np.asarray(frames)
         self._statistics, self._decoder, self._error = statistics, decoder, decoder_error
         self._context = context
         self._grid = int(np.prod(store.grid))
         self._numbers = len(store.channels) * self._grid
-        self._operator = Operator(table, store, int(self._frames[0]))
+        self._operator = Operator(table, store, int(self._frames[0]), len(self._frames))
+        moments = self._operator.moments
+        self._order = np.argsort(moments, kind="stable")
+        self._sorted = moments[self._order]
+        self.between = bool((moments % 1 != 0).any())
         self._R = ErrorCovariance(table, errors)
+        if self.between and not self._R.diagonal:
+            raise BadInput(
+                "errors correlated within a frame, of rows that lie between frames",
+                "errors: length_km, between",
+                "Leave both out, or observe with forward: {time: nearest}.",
+            )
         self._scale = np.sqrt(self._R.variance)
         self._value = table.value
         curved = {"speed", "saturation"} | {
@@ -82,34 +90,35 @@ class OperatorLikelihood:
         self._repeats: Tensor | None = None
         self._density = len(table) / max(len(np.unique(table.frame)) * self._numbers, 1)
         self._sparse = hasattr(decoder, "plan_points") and hasattr(decoder, "decode_points")
-        self._seen: dict[int, tuple[Piece, Tensor, Tensor]] = {}
-        self._blocks: dict[int, Tensor] = {}
-        self._plans: dict[tuple[int, ...], Any] = {}
+        self._seen: dict[Moment, tuple[Piece, Tensor, Tensor]] = {}
+        self._blocks: dict[Moment, Tensor] = {}
+        self._plans: dict[tuple[Moment, ...], Any] = {}
 
-    def _piece(self, f: int) -> tuple[Piece, Tensor, Tensor]:
-        r"""A frame's operator, and mean and deviation that make its support physical."""
+    def _piece(self, f: Moment) -> tuple[Piece, Tensor, Tensor]:
+        r"""A moment's operator, and mean and deviation that make its support physical."""
         if f not in self._seen:
-            p = self._operator.piece(self._operator.rows([f]))
+            p = self._operator.piece(self._rows([f]))
             mean, std = np.zeros(len(p.point)), np.ones(len(p.point))
             if self._statistics is not None:
-                when = np.full(len(p.point), self._frames[f])
-                mean, std = self._statistics.at(when, p.channel, p.point)
+                mean, std = self._statistics.at(self._frames[p.frame], p.channel, p.point)
             as_tensor = lambda x: torch.from_numpy(np.asarray(x, np.float64)).to(self.dtype)  # noqa: E731
             self._seen[f] = p, as_tensor(mean), as_tensor(std)
         return self._seen[f]
 
-    def sizes(self, frames: Sequence[int]) -> list[int]:
-        return [len(self._operator.rows([f])) for f in frames]
+    def sizes(self, frames: Sequence[Moment]) -> list[int]:
+        return [len(self._rows([f])) for f in frames]
 
-    def _rows(self, frames: Sequence[int]) -> np.ndarray:
-        return self._operator.rows(list(frames))
+    def _rows(self, frames: Sequence[Moment]) -> np.ndarray:
+        ends = (np.searchsorted(self._sorted, list(frames), side) for side in ("left", "right"))
+        parts = [self._order[a:b] for a, b in zip(*ends, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def y(self, frames: Sequence[int]) -> Tensor:
+    def y(self, frames: Sequence[Moment]) -> Tensor:
         rows = self._rows(frames)
         return torch.from_numpy(self._value[rows] / self._scale[rows]).to(self.dtype)
 
-    def _block(self, f: int) -> Tensor:
-        r"""R of one frame in units of the rows' deviations, (d, d)."""
+    def _block(self, f: Moment) -> Tensor:
+        r"""R of one moment in units of the rows' deviations, (d, d)."""
         if f not in self._blocks:
             rows = self._rows([f])
             s = self._scale[rows]
@@ -117,17 +126,20 @@ class OperatorLikelihood:
             if self._error is not None:
                 p, mean, std = self._piece(f)
                 J = _derivative(p, mean, std, s)
-                block = block + J @ self._error.covariance(p.point, p.channel) @ J.T
+                for k in np.unique(p.frame):  # decoding errs at each frame by itself
+                    at = p.frame == k
+                    C = self._error.covariance(p.point[at], p.channel[at])
+                    block = block + J[:, at] @ C @ J[:, at].T
             self._blocks[f] = torch.from_numpy((block + block.T) / 2).to(self.dtype)
         return self._blocks[f]
 
-    def variance(self, frames: Sequence[int]) -> Tensor:
+    def variance(self, frames: Sequence[Moment]) -> Tensor:
         if self._R.diagonal and self._error is None:
             return torch.ones(sum(self.sizes(frames)), dtype=self.dtype)
         parts = [self._block(f).diagonal() for f in frames]
         return torch.cat(parts or [torch.zeros(0, dtype=self.dtype)])
 
-    def covariance(self, v: Tensor, frames: Sequence[int]) -> Tensor:
+    def covariance(self, v: Tensor, frames: Sequence[Moment]) -> Tensor:
         if self._R.diagonal and self._error is None:
             return v
         pieces = v.split(self.sizes(frames), dim=-1)
@@ -161,7 +173,7 @@ class OperatorLikelihood:
         at = torch.as_tensor(p.channel * self._grid + p.point, device=self._spread.device)
         return (self._spread[at].to(std) * std).to(like)
 
-    def scatter(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+    def scatter(self, x: Tensor, frames: Sequence[Moment]) -> Tensor:
         r"""Variance of what the linearisation at x leaves, in units of the rows' deviations."""
         pieces = [self._piece(f) for f in frames]
         values = self._support(x, frames, [p for p, *_ in pieces])
@@ -174,7 +186,7 @@ class OperatorLikelihood:
             out.append(left * self._repeats[at].to(z) / scale**2)
         return torch.cat(out, -1)
 
-    def operator(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+    def operator(self, x: Tensor, frames: Sequence[Moment]) -> Tensor:
         pieces = [self._piece(f) for f in frames]
         values = self._support(x, frames, [p for p, *_ in pieces])
         out = []
@@ -184,20 +196,24 @@ class OperatorLikelihood:
             out.append(p(z * std.to(z) + mean.to(z), spread) / scale)
         return torch.cat(out, -1) if out else x.new_zeros((len(x), 0))
 
-    def _support(self, x: Tensor, frames: Sequence[int], pieces: list[Piece]) -> list[Tensor]:
-        r"""Standardised values of each frame's support, (B, S) each."""
-        context = None
+    def _support(self, x: Tensor, frames: Sequence[Moment], pieces: list[Piece]) -> list[Tensor]:
+        r"""Standardised values of each moment's support, (B, S) each."""
+        context, sees = None, frames_of(frames)
         if self._context is not None and self._decoder is not None:
-            rows = self._context[torch.as_tensor(list(frames))].to(x)
+            rows = self._context[torch.as_tensor(sees)].to(x)
             context = rows.expand(len(x), -1, -1).flatten(0, 1)
         sizes = [len(p.point) for p in pieces]
+        # The state of x in which each number of the supports lies.
+        first = itertools.accumulate(map(width, frames), initial=0)
+        slots = [s + p.frame - int(m) for s, m, p in zip(first, frames, pieces, strict=False)]
         if self._sparse:
             key = tuple(frames)
             if key not in self._plans:
                 if len(self._plans) > 64:
                     self._plans.clear()
-                slot = np.repeat(np.arange(len(pieces)), sizes)
-                at = slot * self._grid + np.concatenate([p.point for p in pieces])
+                at = np.concatenate(
+                    [s * self._grid + p.point for s, p in zip(slots, pieces, strict=True)]
+                )
                 unique, place = np.unique(at, return_inverse=True)
                 s, point = np.divmod(unique, self._grid)
                 to = lambda a: torch.as_tensor(a, device=x.device)  # noqa: E731
@@ -211,13 +227,12 @@ class OperatorLikelihood:
         if self._decoder is not None:
             decode: Callable = getattr(self._decoder, "decode", self._decoder)
             state = decode(state, context)
-        state = state.reshape(len(x), len(pieces), -1)
-        return [
-            state[:, i].index_select(
-                1, torch.as_tensor(p.channel * self._grid + p.point, device=x.device)
-            )
-            for i, p in enumerate(pieces)
+        state = state.reshape(len(x), len(sees) * self._numbers)
+        at = [
+            (s * self._numbers + p.channel * self._grid) + p.point
+            for s, p in zip(slots, pieces, strict=True)
         ]
+        return [state.index_select(1, torch.as_tensor(i, device=x.device)) for i in at]
 
 
 def _derivative(p: Piece, mean: Tensor, std: Tensor, scale: np.ndarray) -> np.ndarray:

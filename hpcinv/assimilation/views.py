@@ -1,8 +1,10 @@
 r"""Two ways to see the same observations: of the trajectory, or of each window by itself.
 
-A view lists the observed slots of this rank, takes their states, multiplies by the covariance of x
-given x_t, and takes inner products. `TrajectoryView` has one linear system per member, across the
-ranks of its group; `TermView` one per member and term, without any message.
+A view lists the observed moments of this rank, takes the states that they see (a slot for each
+frame of a moment), multiplies by the covariance of x given x_t, and takes inner products.
+`TrajectoryView` has one linear system per member, across the ranks of its group; `TermView` one
+per member and term, without any message: what lies between two frames is seen by the terms that
+hold both.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from .exact_sum import limbs, value
 from .exchange import Exchange
+from .moments import Across, Moment, add_layers, frames_of, layers
 from .network import Stack
 from .slab import Call
 
@@ -48,15 +51,18 @@ class TrajectoryView:
 
     Arguments:
         exchange: The partition of frames.
-        observed: All observed frames of the trajectory, in order.
-        reproducible: Add the frames' inner products exactly, whichever rank holds them.
+        observed: All observed moments of the trajectory, in order.
+        reproducible: Add the moments' inner products exactly, whichever rank holds them.
     """
 
-    def __init__(self, exchange: Exchange, observed: list[int], reproducible: bool) -> None:
+    def __init__(self, exchange: Exchange, observed: list[Moment], reproducible: bool) -> None:
         self._exchange, self._reproducible = exchange, reproducible
         a, b = exchange.frames
-        self.frames = [f for f in observed if a <= f < b]
-        self._at = torch.tensor([f - a for f in self.frames], dtype=torch.long)
+        self.moments = [m for m in observed if a <= m < b]
+        self._across = Across(exchange, observed)
+        frames = [f - a for f in frames_of(self.moments)]
+        self._at = torch.tensor(frames, dtype=torch.long)
+        self._layers = layers([f for f in frames if f < b - a])
         self.systems = 1
 
     def sized(self, sizes: list[int]) -> None:
@@ -65,12 +71,15 @@ class TrajectoryView:
 
     def take(self, mean: Image) -> Tensor:
         r"""States of the observed slots, with shape ``(B, S, *state)``."""
-        return mean[0][:, self._at]
+        return self._across.take(mean[0])[:, self._at]
 
     def put(self, a: Tensor, like: Image) -> Image:
         r"""Cotangents of slots into the state."""
         out = torch.zeros_like(like[0])
-        out[:, self._at] = a
+        before = self._across.give(a[:, -1:])
+        if before is not None:
+            out[:, :1] = before
+        add_layers(out, a, self._at, self._layers)
         return [out]
 
     def transposed(self, call: Call, v: Image, spare: bool = False) -> Image:
@@ -119,12 +128,12 @@ class TrajectoryView:
 class TermView:
     r"""Each term of a member is a system of its own."""
 
-    def __init__(self, exchange: Exchange, stacks: list[Stack], observed: list[int]) -> None:
-        seen = set(observed)
+    def __init__(self, exchange: Exchange, stacks: list[Stack], observed: list[Moment]) -> None:
         self._stacks, self._exchange = stacks, exchange
-        self.frames: list[int] = []
+        self.moments: list[Moment] = []
         self._terms: list[tuple[int, ...]] = []  # frames of each system
         self._slots: list[tuple[Tensor, Tensor]] = []  # (row in stack, position) of its slots
+        self._layers: list[list[list[int]]] = []
         self._systems: list[slice] = []
         system_of_slot: list[int] = []
         for stack in stacks:
@@ -132,14 +141,17 @@ class TermView:
             rows, places = [], []
             if stack.graph:
                 for row, frames in enumerate(stack.frames.tolist()):
-                    for place, f in enumerate(frames):
-                        if f in seen:
-                            rows.append(row)
-                            places.append(place)
-                            self.frames.append(f)
+                    place = {f: i for i, f in enumerate(frames)}
+                    for m in observed:
+                        own = frames_of([m])
+                        if place.keys() >= set(own):
+                            rows += [row] * len(own)
+                            places += [place[f] for f in own]
+                            self.moments.append(m)
                             system_of_slot.append(len(self._terms))
                     self._terms.append(tuple(frames))
             self._slots.append((torch.tensor(rows).long(), torch.tensor(places).long()))
+            self._layers.append(layers(list(zip(rows, places, strict=True))))
             self._systems.append(slice(first, len(self._terms)))
         self.systems = max(len(self._terms), 1)
         self._system_of_slot = np.array(system_of_slot, dtype=int)
@@ -157,9 +169,11 @@ class TermView:
 
     def put(self, a: Tensor, like: Image) -> Image:
         out, at = [], 0
-        for m, (r, p) in zip(like, self._slots, strict=True):
+        for m, (r, p), order in zip(like, self._slots, self._layers, strict=True):
             z = torch.zeros_like(m)
-            z[r, :, p] = a[:, at : at + len(r)].movedim(1, 0)
+            part = a[:, at : at + len(r)].movedim(1, 0)
+            for i in map(torch.tensor, order):
+                z[r[i], :, p[i]] = z[r[i], :, p[i]] + part[i]
             at += len(r)
             out.append(z)
         return out

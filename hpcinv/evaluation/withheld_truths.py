@@ -17,6 +17,7 @@ from __future__ import annotations
 
 __all__ = ["check_table", "enough"]
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,13 +106,14 @@ def check_table(
 
     def predicted(first: int, data: bool = False) -> tuple[np.ndarray, np.ndarray]:
         r"""Mean and deviation of each row where its frame 0 is a frame of the store."""
+        there = _moved(used, store, start, first)
         if background is None:
-            return prior_predictive(used, store, first)
+            return prior_predictive(there, store, first)
         ensemble = background[0] if data else _Later(background[1], first - truths[0])
         # Rows without a place are none of `used`: all are seen, in order of their frames.
         order = np.argsort(used.frame, kind="stable")
         h = np.empty((len(ensemble.members), len(used)))
-        h[:, order] = see(used, store, first, ensemble, range(length))
+        h[:, order] = see(there, store, first, ensemble, range(length))
         return h.mean(0), np.sqrt((1 + 1 / len(h)) * h.var(0, ddof=1))
 
     pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
@@ -120,7 +122,7 @@ def check_table(
     lo, hi = world.share(0, repeats)
     for s in np.unique(pick[lo:hi]):
         first = starts[s]
-        operator = Operator(used, store, first)
+        operator = Operator(_moved(used, store, start, first), store, first, length)
         rows = operator.rows(range(length))
         seen = np.empty(len(used))
         seen[rows] = operator.see(
@@ -161,6 +163,19 @@ def check_table(
         "alike": test.alike(),
         "unseen": test.unseen,
     }
+
+
+def _moved(table: Any, store: Any, start: int, first: int) -> Any:
+    r"""The rows as long after frame `first` of the store as they are after frame `start`, by the
+    share of a step: what interpolation in time looks at."""
+    if table.forward.time == "nearest" or start == first:
+        return table
+    clock = np.asarray(store.time, np.float64)
+    n = min(len(clock) - start, len(clock) - first)
+    time = np.interp(table.time, clock[start : start + n], clock[first : first + n])
+    # Beyond both ends as far as they are, so that rows stay in their order.
+    ends = clock[[start, start + n - 1]]
+    return replace(table, time=time + table.time - np.clip(table.time, *ends))
 
 
 def _exchanged(table: Any, rng: np.random.Generator) -> np.ndarray:

@@ -266,7 +266,7 @@ class Evaluate(Job):
             for group, name in read.items():
                 if name is not None:
                     analysis = stack.enter_context(open_analysis(ctx.inputs[name]))
-                    seen[group] = feedback.Seen(table, store, start, analysis)
+                    seen[group] = feedback.Seen(table, store, start, analysis, L)
                     members[group] = len(analysis.members)
             sums = InnovationSums.zeros(L, len(named), members["hofx"])
             path = ctx.folder / "feedback.nc"

@@ -45,11 +45,15 @@ class Seen:
         store: The trajectory, for grid and clock; `start` is its frame beside frame 0.
         ensemble: Reader with `.members` and `.read(member, start, stop)`, physical units; one
             member's frame is held at a time.
+        length: Frames that it has, for interpolation in time.
     """
 
-    def __init__(self, table: ObservationTable, store: Any, start: int, ensemble: Any) -> None:
+    def __init__(
+        self, table: ObservationTable, store: Any, start: int, ensemble: Any,
+        length: int | None = None,
+    ) -> None:  # fmt: skip
         self._rows = placed(table)
-        self._operator = Operator(table.select(self._rows), store, start)
+        self._operator = Operator(table.select(self._rows), store, start, length)
         self._ensemble, self._members = ensemble, list(ensemble.members)
 
     def rows(self, frame: int) -> np.ndarray:
@@ -70,8 +74,8 @@ class Seen:
 def see(
     table: ObservationTable, store: Any, start: int, ensemble: Any, frames: Sequence[int]
 ) -> np.ndarray:
-    r"""H(x) of every member for the placed rows of some frames, ascending: see `Seen`."""
-    seen = Seen(table, store, start, ensemble)
+    r"""H(x) of every member for the placed rows of all frames, ascending: see `Seen`."""
+    seen = Seen(table, store, start, ensemble, len(frames))
     return np.concatenate([seen(f) for f in frames], 1)
 
 

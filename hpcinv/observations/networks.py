@@ -120,12 +120,12 @@ def draw(
         calendar=truth.calendar,
         forward=network.forward,
     )
-    return _seen(table, truth, start)
+    return _seen(table, truth, start, stop - start)
 
 
-def _seen(noise: ObservationTable, truth: Any, start: int) -> ObservationTable:
+def _seen(noise: ObservationTable, truth: Any, start: int, length: int) -> ObservationTable:
     r"""What the rows see of the truth, added to the noise that they hold."""
-    operator = Operator(noise, truth, start)
+    operator = Operator(noise, truth, start, length)
     value = noise.value.copy()
     for f in np.unique(noise.frame):
         rows = operator.rows([int(f)])

@@ -25,6 +25,7 @@ from .config import Derived
 from .stencils import horizontal
 from .table import ObservationTable
 
+ALMOST = 1e-6  # share of a step that is none: clocks are rounded
 TINY = 1e-12  # keeps the slope of a speed finite in a calm
 
 
@@ -180,12 +181,16 @@ class Operator:
         table: The rows; all must lie on the grid and in the analysed frames.
         store: The trajectory (`coords`, `coord_attrs`, `grid`, `mask`, `channels`, `time`).
         start: Frame of the store that is the table's frame 0; for interpolation in time.
+        length: Frames that are analysed; what is later than the last of them sees that one, as
+            what is earlier than the first sees the first. By default all that the store has.
 
     Raises:
         BadInput: If a derived variable names an unknown channel, or a row has no level.
     """
 
-    def __init__(self, table: ObservationTable, store: Any, start: int = 0) -> None:
+    def __init__(
+        self, table: ObservationTable, store: Any, start: int = 0, length: int | None = None
+    ) -> None:
         self.table, self.store = table, store
         names = list(store.channels)
         for d in table.forward.derived:
@@ -198,22 +203,30 @@ class Operator:
         self.points, self.weights = horizontal(
             store, f.space, f.cells, table.point, table.lat, table.lon
         )
-        self.frames, self.shares = self._moments(start)
+        self.frames, self.shares = self._moments(start, length)
         order = np.argsort(table.frame, kind="stable")
         self._order, self._sorted = order, table.frame[order]
 
-    def _moments(self, start: int) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self, start: int, length: int | None) -> tuple[np.ndarray, np.ndarray]:
         r"""Frames each row sees and their shares, both (D, 1) or (D, 2)."""
         t = self.table
         if t.forward.time == "nearest":
             return t.frame[:, None], np.ones((len(t), 1))
-        clock = np.asarray(self.store.time, np.float64)[start:]
+        clock = np.asarray(self.store.time, np.float64)[start:][:length]
         last = len(clock) - 1
         k = np.clip(np.searchsorted(clock, t.time, "right") - 1, 0, max(last - 1, 0))
         after = np.minimum(k + 1, last)
         gap = np.where(clock[after] > clock[k], clock[after] - clock[k], 1.0)
         w = np.clip((t.time - clock[k]) / gap, 0.0, 1.0)
+        w = np.where(w < ALMOST, 0.0, np.where(w > 1 - ALMOST, 1.0, w))
         return np.stack([k, after], 1), np.stack([1 - w, w], 1)
+
+    @property
+    def moments(self) -> np.ndarray:
+        r"""The frame that a row sees, or k + ½ for frames k and k + 1, with shape :math:`(D)`."""
+        first, last = self.frames[:, 0], self.frames[:, -1]
+        share = self.shares[:, -1]
+        return np.where(share == 1, last, np.where(share == 0, first, (first + last) / 2))
 
     def rows(self, frames: Sequence[int]) -> np.ndarray:
         r"""Rows of some frames, frame by frame in the order given."""

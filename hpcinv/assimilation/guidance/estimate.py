@@ -14,6 +14,7 @@ from ..config import GuidanceConfig
 from ..divergence import Diverged, Event
 from ..likelihood import Likelihood
 from ..linearised import Linearised, graph_bytes
+from ..moments import Moment, frames_of, width
 from ..slab import Products, Slab
 from ..views import TermView, TrajectoryView
 from . import mmps, simple
@@ -65,7 +66,7 @@ class Guidance:
         slab: The composed denoiser.
         config: The settings.
         likelihood: The observations, or None for prior samples.
-        observed: All observed frames of the trajectory, in order.
+        observed: All observed moments of the trajectory, in order.
         block: None, or the fixed number of members per operator call.
         reproducible: Sum inner products in the order of frames.
         covariance: A covariance object for `covariance: markov` (see `MarkovCovariance`).
@@ -76,7 +77,7 @@ class Guidance:
         slab: Slab,
         config: GuidanceConfig,
         likelihood: Likelihood | None,
-        observed: Sequence[int],
+        observed: Sequence[Moment],
         block: int | None = None,
         reproducible: bool = False,
         covariance: object = None,
@@ -107,7 +108,7 @@ class Guidance:
         else:
             kind = "own"
         # Own frames see gradients of all terms for DPS, SDA and MMPS: J is needed where A is.
-        seen, spare = frozenset(observed), None
+        seen, spare = frozenset(frames_of(observed)), None
         if method == "mmps" and kind == "own" and len(slab.exchange.terms) > 1:
             spare = Products("averaged", slab.exchange, seen)
         self.products = Products(kind, slab.exchange, seen, spare)
@@ -120,12 +121,13 @@ class Guidance:
     def _linearise(self, likelihood: Likelihood, x: Tensor) -> Linearised:
         if self._cost is None:
             self._cost = 0.0
-            if self.view.frames:
+            if self.view.moments:
                 rows = min(len(x), self.block or len(x))
-                probe = x[:rows, :1]
-                self._cost = graph_bytes(likelihood, probe, self.view.frames[0]) / rows
+                widest = max(self.view.moments, key=width)
+                probe = x[:rows, : width(widest)]
+                self._cost = graph_bytes(likelihood, probe, widest) / rows
         lin = Linearised(
-            likelihood, x, self.view.frames, self.config.memory, self.block, self._cost
+            likelihood, x, self.view.moments, self.config.memory, self.block, self._cost
         )
         self.view.sized(lin.sizes)
         return lin
@@ -151,13 +153,13 @@ class Guidance:
                 likelihood = likelihood.scattered(*self._scatter(level))
             self.figures.guided += 1
             lin = self._linearise(likelihood, self.view.take(mean))
-            residual = likelihood.y(self.view.frames).to(lin.value) - lin.value
+            residual = likelihood.y(self.view.moments).to(lin.value) - lin.value
 
             if self.method == "dps":
                 shift = simple.dps(self, call, lin, residual, mean)
                 return Estimate(self.view.compose(call, mean), shift)
             if self.method == "sda":
-                variance = likelihood.variance(self.view.frames)
+                variance = likelihood.variance(self.view.moments)
                 correction = simple.sda(self, call, lin, residual, mean, level, variance)
                 correction = self._trusted(correction, lin, residual, mean, level, members, None)
             else:
@@ -177,12 +179,12 @@ class Guidance:
         kappa = level.sigma**2 / (level.alpha**2 + level.sigma**2)
         return torch.tensor(kappa), torch.tensor(1.0)
 
-    def scale(self, frames: Sequence[int], like: Tensor) -> Tensor | None:
+    def scale(self, moments: Sequence[Moment], like: Tensor) -> Tensor | None:
         r"""Square roots of the error variances, to scale the solve with, or None."""
 
         if not hasattr(self.likelihood, "variance"):
             return None
-        return self.likelihood.variance(frames).to(like.device).double().sqrt()
+        return self.likelihood.variance(moments).to(like.device).double().sqrt()
 
     def _healthy(self, call, level: Level, members: Sequence[int]) -> None:
         r"""Raises on every rank of the group if any term's mean is not finite."""

@@ -85,7 +85,7 @@ def _doubtful(guidance: Guidance, solution: Solution, residual: Tensor, mean: Im
     view = guidance.view
     beyond, _ = view.untrusted(mean, solution.image, guidance.config.limit)
     bad = solution.failed | solution.cut | ~(solution.residual <= 1) | beyond.to(residual.device)
-    scale = guidance.scale(view.frames, residual)
+    scale = guidance.scale(view.moments, residual)
     b = residual.double() if scale is None else residual.double() / scale
     large = view.dot(solution.weights, solution.weights) > SLACK**2 * view.dot(b, b)
     # Without R's scale the size of a solution says nothing.
@@ -135,7 +135,7 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
     r"""Solves (R + A C Aᵀ) w = y − A(x̂), returning the image C Aᵀ w."""
 
     config, view = guidance.config, guidance.view
-    scale = guidance.scale(view.frames, residual)
+    scale = guidance.scale(view.moments, residual)
 
     def product(p: Tensor) -> tuple[Tensor, Image]:
         u = (p if scale is None else p / scale).to(residual)
