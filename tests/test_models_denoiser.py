@@ -2,6 +2,7 @@ r"""The trajectory denoiser: its Gaussian skip is exact, and it takes any window
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,25 @@ def test_build_is_a_function_of_fields_and_seed():
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(a.enter.weight, b.enter.weight)
     assert not torch.equal(a.enter.weight, c.enter.weight)
+
+
+def test_recomputed_blocks_have_the_same_gradients_and_keep_less():
+    from hpcinv.training import cost
+    from hpcinv.training.diffusion import DiffusionLearner
+
+    fields = {"name": "trajectory_denoiser", "channels": C, "grid": list(GRID), "width": 8}
+    fields |= {"depth": 6, "heads": 2, "context": 0}
+    one = {"x": np.ones((W, C, *GRID), np.float32), "context": np.zeros((W, 0), np.float32)}
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        learner = DiffusionLearner({**fields, "checkpointing": checkpointing})
+        with torch.no_grad():
+            learner.module.leave.weight.fill_(0.1)  # or nothing reaches the blocks
+        drawn = learner.draw(one, np.random.default_rng(0))
+        learner({k: torch.as_tensor(v)[None] for k, v in drawn.items()}).backward()
+        gradients.append([p.grad for p in learner.parameters()])
+        kept.append(cost.describe(learner, drawn, 1).activations)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
+    assert sum(g.abs().sum() > 0 for g in gradients[0]) > 30
+    assert kept[1] < 0.4 * kept[0]  # of six blocks one, and what goes into each
