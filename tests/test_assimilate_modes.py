@@ -1,5 +1,6 @@
 """`assimilate` in its three modes, from job file to netCDF, with a small untrained prior."""
 
+import json
 import subprocess
 import sys
 
@@ -27,11 +28,22 @@ guidance: {iterations: 2}
 sampler: {method: ddim, steps: 3}
 checkpoint_every: 1
 """
+EVALUATE = """\
+kind: evaluate
+truth: import
+frames: [24, 36]
+analyses: [filtering]
+background: ahead
+observations: ./seen
+replicates: 100
+"""
 MODES = {
     "reanalysis": "",
     "filtering": "mode: filtering\nmemory: 8\n",
     "forecast": f"mode: forecast\nlead: {FRAMES - LAST - 1}\n",
+    "ahead": "mode: filtering\nmemory: 8\nahead: 1\n",
 }
+SHOWN = ("reanalysis", "filtering", "forecast")  # of a conditioned prior
 
 
 def hpcinv(*args):
@@ -75,9 +87,11 @@ def study(folder, change=0.0, after=LAST, conditioned=False):
     make(folder)
     for name in ("2_observe", "3_oi", "4_evaluate"):
         (folder / f"{name}.yaml").unlink()
-    for k, (mode, text) in enumerate(MODES.items()):
-        method = "method: conditioned\n" if conditioned else ""
-        (folder / f"{k + 2}_{mode}.yaml").write_text(ASSIMILATE + method + text)
+    method = "method: conditioned\n" if conditioned else ""
+    for k, mode in enumerate(SHOWN if conditioned else MODES):
+        (folder / f"{k + 2}_{mode}.yaml").write_text(ASSIMILATE + method + MODES[mode])
+    if not conditioned:
+        (folder / "9_evaluate.yaml").write_text(EVALUATE)
     config = {"name": "trajectory_denoiser", "channels": 1, "grid": (6, 8), "width": 8, "depth": 1}
     config |= {"observed": 1} if conditioned else {}
     prior = build(config)
@@ -103,7 +117,7 @@ def _analyses(tmp_path_factory, conditioned=False):
             torch.manual_seed(0)
             path = study(where / "tiny", *change, conditioned)
         run_here(path, where / "runs")
-        for mode in MODES:
+        for mode in SHOWN if conditioned else MODES:
             with open_analysis(where / "runs" / "tiny" / mode) as a:
                 out[mode, name] = a.ensemble()
     return out, where
@@ -121,6 +135,31 @@ def test_later_observations_change_no_bit(analyses, mode):
         assert (np.abs(asis - late)[:, LAST + 1 :].max(axis=(2, 3, 4)) > 0.5).all()
     # A reanalysis does see them, in earlier frames too.
     assert not np.array_equal(*(analyses[0]["reanalysis", k][:, LAST] for k in ("as is", "late")))
+
+
+def test_a_filters_forecast_has_not_seen_its_frame(analyses):
+    asis, late, early = (analyses[0]["ahead", k] for k in ("as is", "late", "early"))
+    assert np.array_equal(asis[:, : LAST + 2], late[:, : LAST + 2])
+    assert (np.abs(asis - late)[:, LAST + 2 :].max(axis=(2, 3, 4)) > 0).all()
+    assert np.array_equal(asis[:, 0], early[:, 0])  # nothing was known: the prior
+    assert (np.abs(asis - early)[:, 1:].max(axis=(2, 3, 4)) > 0).all()
+
+
+def test_innovations_are_departures_from_the_filters_forecast(analyses):
+    from hpcinv.observations.feedback import load
+
+    out, where = analyses
+    rows, of = load(where / "runs" / "tiny" / "evaluate" / "feedback.nc")
+    for group, mode in (("hofx", "filtering"), ("hofx_background", "ahead")):
+        x = out[mode, "early"].reshape(2, FRAMES, 48)[:, rows.frame, rows.point]
+        assert np.abs(of[group] - x.T).max() < 1e-4
+    b = rows.value - of["hofx_background"].mean(1)
+    assert np.abs(of["ombg"] - b).max() < 1e-9
+    scores = json.loads((where / "runs" / "tiny" / "evaluate" / "scores.json").read_text())
+    told = scores["innovations"]["groups"]["t, used"]
+    assert told["background"]["rms"]["value"] == pytest.approx(np.sqrt((b**2).mean()))
+    s2 = 0.3**2 + 1.5 * of["hofx_background"].var(1, ddof=1)
+    assert told["background"]["chi2"]["value"] == pytest.approx((b**2).mean() / s2.mean())
 
 
 def test_a_conditioned_prior_is_shown_no_later_observation(tmp_path_factory):
@@ -141,7 +180,8 @@ def test_the_file_says_how_it_was_made(analyses):
     _, where = analyses
     for mode in MODES:
         with netCDF4.Dataset(where / "runs" / "tiny" / mode / "analysis.nc") as f:
-            assert f.title == f"diffusion {mode}" and f["t"].shape == (2, FRAMES, 6, 8)
+            title = "forecast, 1 ahead" if mode == "ahead" else mode
+            assert f.title == f"diffusion {title}" and f["t"].shape == (2, FRAMES, 6, 8)
 
 
 @pytest.mark.mpi
@@ -164,6 +204,9 @@ def test_same_on_three_ranks(analyses, tmp_path):
         ("lead: 3\n", "'lead' goes with mode: forecast"),
         ("mode: forecast\nlead: 12\n", "a forecast of 12 of 12 frames leaves none"),
         ("mode: filtering\nmemory: 0\n", "greater than or equal to 1"),
+        ("ahead: 1\n", "'ahead' goes with mode: filtering"),
+        ("method: oi\ntraining: [0, 24]\nahead: 1\n", "method: oi makes no forecast"),
+        ("method: etkf\ntraining: [0, 24]\nahead: 2\n", "write ahead: 1"),
         ("mode: hindcast\n", "'reanalysis', 'filtering' or 'forecast', not 'hindcast'"),
     ],
 )

@@ -35,18 +35,20 @@ def common(**extra):
     }  # fmt: skip
 
 
-def test_filtering_is_kalmans():
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_filtering_is_kalmans(ahead):
+    r"""The analysis, and the forecasts before the last observations were seen."""
     likelihood = assimilation.PointLikelihood(
         Table, shape=(1,), length=LENGTH, dtype=torch.float64
     )
     result = assimilation.filtering(
         denoiser(LENGTH), length=LENGTH, window=LENGTH, overlap=0, likelihood=likelihood,
-        times=[0, 5, 9], guidance={"iterations": 6}, **common(),
+        times=[0, 5, 9], ahead=ahead, guidance={"iterations": 6}, **common(),
     )  # fmt: skip
     assert result.frames == [0, 5, 9]
     for k, i in enumerate(result.frames):
-        seen = [j for j, f in enumerate(Table.frame) if f <= i]
-        at = torch.from_numpy(Table.frame[seen])
+        seen = [j for j, f in enumerate(Table.frame) if f <= i - ahead]
+        at = torch.from_numpy(Table.frame[seen]).long()
         S = C[at][:, at] + 0.09 * torch.eye(len(at)).double()
         gain = C[i, at] @ torch.linalg.inv(S)
         mean = float(gain @ torch.from_numpy(Table.value[seen]))

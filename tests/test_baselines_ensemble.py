@@ -158,10 +158,16 @@ def test_a_filter_cycles_with_a_forecast_model(store):  # noqa: F811
     p = problem(store, range(5))
     b = build(config.Ensemble(method="etkf", forecast=ADVANCE, inflation=1.1), p)
     got = b.draw(0, 4)
+    before = build(
+        config.Ensemble(method="etkf", forecast=ADVANCE, inflation=1.1, before=True), p
+    ).draw(0, 4)
     E = b._replayed(0)
     for k in range(4):
         c, i, y, s = p.standardised_observations(k)
         E = ensemble.inflate(E, 1.1).reshape(5, C, -1)
+        forecast = E.reshape(5, 1, C, H, W)
+        forecast = store.statistics.restore(forecast, [N + k])[:, 0]
+        assert np.abs(before[:, k] - forecast).max() < 2e-5
         E = ensemble.etkf(E.reshape(5, -1), E[:, c, i], y, s**2).reshape(5, C, H, W)
         want = store.statistics.restore(E[:, None], [N + k])[:, 0]
         assert np.abs(got[:, k] - want).max() < 2e-5

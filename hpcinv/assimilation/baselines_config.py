@@ -97,6 +97,12 @@ class EnsembleFields(BaseModel):
 
 
 class Ensemble(EnsembleFields):
-    r"""Stochastic filter, transform filter (global or local), or ensemble smoother."""
+    r"""Stochastic filter, transform filter (global or local), or ensemble smoother.
+
+    Fields:
+        method: Which.
+        before: Of a filter, the forecast of a frame before its observations were seen.
+    """
 
     method: Literal["enkf", "etkf", "letkf", "enks"] = "etkf"
+    before: bool = False

@@ -76,27 +76,29 @@ class EnsembleKalman(Resampled):
             lo = 0 if lags is None else max(0, k - lags)
             hi = self.problem.length if lags is None else min(self.problem.length, k + lags + 1)
             E = ensemble.inflate(self._replayed(k), self.config.inflation)
+            if self.config.before:
+                return E
             return self._update(E, range(lo, hi), k, self._replayed)
         if self.config.method == "enks":
             return self._smoother()[k]
         if self._forecast is not None and self._forecast[0] > k:
             self._forecast = None  # asked for an earlier frame: from the beginning
         while self._forecast is None or self._forecast[0] <= k:
-            analysis = self._step()
-        return analysis
+            before, analysis = self._step()
+        return before if self.config.before else analysis
 
     def _replayed(self, k: int) -> np.ndarray:
         at = np.array([k])
         z = [self.problem.anomalies[self.replay(m, at)][0] for m in self.problem.members]
         return np.stack(z).astype(np.float64)
 
-    def _step(self) -> np.ndarray:
-        r"""One cycle: the analysis of the next frame, and the forecast after it."""
+    def _step(self) -> tuple[np.ndarray, np.ndarray]:
+        r"""One cycle: the forecast of the next frame and its analysis; then the one after it."""
         k, E = self._forecast or (0, self._replayed(0))
-        E = ensemble.inflate(E, self.config.inflation)
-        E = self._update(E, [k], k, lambda _: E)
+        before = ensemble.inflate(E, self.config.inflation)
+        E = self._update(before, [k], k, lambda _: before)
         self._forecast = (k + 1, self._next(E, k))
-        return E
+        return before, E
 
     def _next(self, E: np.ndarray, k: int) -> np.ndarray:
         p = self.problem

@@ -50,6 +50,7 @@ def filtering(
     likelihood: Likelihood | None,
     times: Sequence[int] | None = None,
     memory: int | None = None,
+    ahead: int = 0,
     context: Tensor | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Any = None,
@@ -61,6 +62,8 @@ def filtering(
         length: Number of frames L of the observations.
         times: Analysis times; all frames by default.
         memory: Frames each run goes back; all by default. Older observations are then forgotten.
+        ahead: Draws x_i | y[1:i − ahead] instead: what the filter forecasts of frame i before it
+            sees the observations of the last frames. The first ones are drawn from the prior.
         checkpoint: Where the runs save themselves, each in a folder of its own; the last state
             of each is kept (so `memory` bounds what is on disk, too).
         kwargs: What `sample` takes, except `first` and `purpose`.
@@ -75,6 +78,10 @@ def filtering(
         raise BadInput(
             f"analysis times {times} of {length} frames", where="times", instead="Use 0 to L − 1."
         )
+    if not 0 <= ahead <= length:
+        raise BadInput(
+            f"a forecast {ahead} frames ahead", where="ahead", instead=f"Use 0 to {length}."
+        )
     if memory is not None and memory < 1:
         raise BadInput(f"a memory of {memory} frames", where="memory", instead="Use 1 or more.")
 
@@ -86,7 +93,9 @@ def filtering(
             length=i + 1 - start,
             window=window,
             overlap=overlap,
-            likelihood=None if likelihood is None else Restricted(likelihood, start, i + 1),
+            likelihood=None
+            if likelihood is None
+            else Restricted(likelihood, start, i + 1 - ahead),
             context=None if context is None else context[start : i + 1],
             first=start,
             purpose=f"filtering {i}",

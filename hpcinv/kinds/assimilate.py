@@ -73,6 +73,12 @@ class Assimilate(Job):
     memory: int | None = Field(
         None, ge=1, description="mode: filtering, frames each run goes back; default: all"
     )
+    ahead: int | None = Field(
+        None,
+        ge=1,
+        description="of a filter, the forecast instead of the analysis: each frame given what was "
+        "observed so many frames before it or earlier; as 'background' of evaluate it gives O−B",
+    )
     window: int = Field(24, ge=1, description="frames of a window")
     overlap: int = Field(12, ge=0, description="frames neighbouring windows share")
     compose: Literal["center", "junction"] = "center"
@@ -117,6 +123,10 @@ class Assimilate(Job):
         return mine and tuple(other.frames) == tuple(self.frames)
 
     @property
+    def _written(self) -> str:
+        return self.mode if self.ahead is None else f"forecast, {self.ahead} ahead"
+
+    @property
     def sampled(self) -> bool:
         r"""Whether a prior is sampled, and not a baseline computed."""
         return self.method in ("diffusion", "conditioned")
@@ -132,6 +142,8 @@ class Assimilate(Job):
         for key, mode in (("lead", "forecast"), ("memory", "filtering")):
             if getattr(self, key) is not None and self.mode != mode:
                 raise ValueError(f"'{key}' goes with mode: {mode}")
+        if self.ahead is not None:
+            self._ahead()
         if self.coarse is not None and not self.sampled:
             raise ValueError("'coarse' goes with method: diffusion or conditioned")
         if self.mode == "forecast" and self.lead is None:
@@ -152,6 +164,18 @@ class Assimilate(Job):
         if not self.sampled and self.training is None:
             raise ValueError(f"method: {self.method} needs 'training' frames")
         return self
+
+    def _ahead(self) -> None:
+        if self.method == "diffusion":
+            if self.mode != "filtering":
+                raise ValueError("'ahead' goes with mode: filtering")
+        elif self.method not in ("enkf", "etkf", "letkf"):
+            raise ValueError(
+                f"method: {self.method} makes no forecast: 'ahead' goes with diffusion (mode: "
+                "filtering), enkf, etkf and letkf"
+            )
+        elif self.ahead > 1:
+            raise ValueError(f"method: {self.method} forecasts the next frame: write ahead: 1")
 
     def check(self, name: str, study: Study) -> None:
         where = study.sources[name]
@@ -238,7 +262,7 @@ class Assimilate(Job):
             time_units=store.time_units,
             calendar=store.calendar,
             mask=store.mask,
-            attributes={"title": f"{self.method} {self.mode}", "seed": self.seed},
+            attributes={"title": f"{self.method} {self._written}", "seed": self.seed},
         )
         for member, start, block in pieces:
             writer.write(member, start - frames.start, block)

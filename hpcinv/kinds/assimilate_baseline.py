@@ -24,7 +24,7 @@ def draw(job: Assimilate, ctx: Context, store: Any, table: Any) -> tuple[Any, It
         "oi": lambda: job.oi,
     }.get(
         job.method,
-        lambda: Ensemble(method=job.method, **job.ensemble.model_dump()),
+        lambda: Ensemble(method=job.method, before=bool(job.ahead), **job.ensemble.model_dump()),
     )()
     dates, L = ctx.over == "dates", job.frames[1] - job.frames[0]
     own, M = job.held(ctx.over, ctx.block), job.members

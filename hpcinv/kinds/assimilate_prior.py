@@ -144,7 +144,7 @@ def _sample(job: Assimilate, ctx: Context, prior: Any, **arguments: Any) -> list
 
     ctx.progress.begin("sampling")
     if job.mode == "filtering":
-        results = [filtering(prior, memory=job.memory, **arguments)]
+        results = [filtering(prior, memory=job.memory, ahead=job.ahead or 0, **arguments)]
     elif job.mode == "forecast":
         results = analysis_and_forecast(prior, lead=job.lead, **arguments)
     else:
