@@ -199,6 +199,35 @@ def test_a_table_is_judged_by_withheld_truths():
         check_table(table, s, 0, 6, (10, 30))
 
 
+FOUR = {f"instrument {k}": f"{k}-*" for k in "abcd"}
+
+
+def test_a_bias_of_one_instrument_among_several_is_named():
+    r"""Four instruments see one variable; one of them is off by 1 σ, or has twice the σ."""
+    from dataclasses import replace
+
+    s = ocean()
+    rng = np.random.default_rng(0)
+    names = [f"{k}-{i:02}" for k in "abcd" for i in range(30)]
+    places = rng.uniform([-70, 0], [70, 359], (120, 2))
+    net = Stations(network="stations", error=0.5, channels=["u"], places={
+        n: (float(a), float(b)) for n, (a, b) in zip(names, places, strict=True)})  # fmt: skip
+    table = draw(net, s, start=0, stop=6, seed=1)
+    judge = lambda t: check_table(  # noqa: E731
+        t, s, 0, 6, (10, 130), repeats=400, seed=2, instruments=FOUR
+    )
+    assert judge(table)["told"] == CONSISTENT
+    mine = np.char.startswith(table.station, "b-")
+    biased = judge(replace(table, value=table.value + np.where(mine, 0.5, 0)))
+    assert biased["told"] == "bias of u, instrument b" and biased["p"] < 0.02
+    noise = np.where(mine, 0.5 * np.sqrt(3) * rng.standard_normal(len(table)), 0)
+    noisy = judge(replace(table, value=table.value + noise))["candidates"]
+    # whatever it is, it is of that instrument
+    assert "σ of u, instrument b" in noisy and all(n.endswith("instrument b") for n in noisy)
+    with pytest.raises(BadInput, match=r"no station's name is like 'e-[*]'"):
+        check_table(table, s, 0, 6, (10, 130), instruments={"e": "e-*"})
+
+
 def test_too_few_periods_are_refused_at_any_level():
     r"""Beside one period and its neighbours others must be left to learn from."""
     rng = np.random.default_rng(0)

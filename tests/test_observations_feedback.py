@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +184,11 @@ def test_groups_by_use_region_and_level(store):  # noqa: F811
     assert (found["u, used"] | found["u, withheld"]).sum() == (t.channel == 0).sum()
     tropics = found["u, used, tropics"]
     assert (np.abs(t.lat[tropics]) < 20.1).all() and tropics.any()
+    names = np.where(np.arange(len(t)) % 3 == 0, "SHIP1", "other")
+    t = replace(t, station=names)  # in another order now
+    found = groups(t, {"ships": "SHIP*"})
+    ships = found["u, used, ships"] | found["u, withheld, ships"]
+    assert np.array_equal(ships, (t.station == "SHIP1") & (t.channel == 0)) and ships.any()
 
 
 @pytest.mark.slow

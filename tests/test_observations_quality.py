@@ -144,6 +144,42 @@ def test_the_bias_of_a_station_is_taken_off(store):  # noqa: F811
     assert off.min() > 35 and d.mean() == pytest.approx(off[0], abs=0.5)
 
 
+def test_the_bias_of_an_instrument_is_that_of_all_its_stations(store):  # noqa: F811
+    r"""Three instruments see one variable, one of them is off by 1 σ; estimates in closed form."""
+    t = random_points(store, start=N, stop=N + L, points=20, error=0.5, seed=2)
+    rng = np.random.default_rng(0)
+    kind = rng.choice(["ship", "buoy", "land"], len(t))
+    names = np.char.add(np.char.add(kind, "-"), rng.integers(0, 9, len(t)).astype(str))
+    t = replace(t, station=names)  # in another order now
+    mean, _ = prior_predictive(t, store, N)
+    truth = mean + 0.5 * rng.standard_normal(len(t))  # a background without errors of its own
+    t = replace(t, value=truth + 0.5 * np.char.startswith(t.station, "ship"))
+    mine, biases = {"ships": "ship-*", "buoys": "buoy-*", "on land": "land-*"}, {}
+    quality = Quality(background=20, station_bias=2.0, instruments=mine)
+    got = control(t, store, quality, start=N, biases=biases)
+    assert set(biases) == {(i, v) for i in mine for v in "uv"}
+    for (instrument, v), (b, sd) in biases.items():
+        rows = np.char.startswith(t.station, mine[instrument][:-1]) & (t.channel == "uv".index(v))
+        frames = [(t.value - mean)[rows & (t.frame == f)] for f in np.unique(t.frame[rows])]
+        d, n = np.array([x.mean() for x in frames]), np.array([len(x) for x in frames])
+        var = max(d.var(ddof=1), (0.25 / n).mean()) / len(d)
+        assert b == pytest.approx(d.mean() / (1 + var)) and sd == pytest.approx(
+            np.sqrt(var / (1 + var))
+        )
+        assert np.allclose((t.value - got.value)[rows], b)
+        assert abs(b - 0.5 * (instrument == "ships")) < 3.5 * sd < 0.6
+    for patterns, said in (
+        ({"ships": "SHIP*"}, r"no station's name is like 'SHIP[*]'"),
+        ({"ships": "ship-*", "all": "*"}, "is of 'ships' and of 'all'"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            control(t, store, Quality(station_bias=1.0, instruments=patterns), start=N)
+    nameless = replace(t, station=np.full(len(t), ""))
+    with pytest.raises(BadInput, match="no row says which station") as e:
+        control(nameless, store, Quality(station_bias=1.0), start=N)
+    assert "columns: {station: ...}" in str(e.value)
+
+
 def test_withheld_stations_are_a_share_and_stay_together(store):  # noqa: F811
     t = random_points(store, start=N, stop=N + L, points=10, error=0.5, seed=2)
     got = control(t, store, Quality(withhold=0.2, **ALONE), start=N, seed=5)

@@ -42,3 +42,36 @@ def test_a_csv_becomes_the_table(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("its inputs have changed") == 3
     assert json.loads((folder / "manifest.json").read_text())["inputs"]["table"] != before
+
+
+SENSORS = """variable,value,error,time,lat,lon,sensor
+t,283.0,0.5,2002-02-14T00:00,44.0,-89.0,old
+t,283.2,0.5,2002-03-16T12:00,-74.0,181.0,old
+t,282.9,0.5,2002-04-16T12:00,-74.0,181.0,old
+t,280.1,0.5,2002-02-14T00:00,15.0,89.0,new
+t,279.8,0.5,2002-03-16T12:00,-15.0,45.0,new
+"""
+
+
+def test_a_column_names_the_instrument_whose_bias_is_estimated(tmp_path):
+    study = make(tmp_path / "tiny")
+    (study / "own.csv").write_text(SENSORS)
+    (study / "2_observe.yaml").write_text(
+        "kind: observe\ndata: import\nframes: [24, 36]\n"
+        "observing: {network: table, path: own.csv, columns: {station: sensor}, units: K}\n"
+        "quality: {station_bias: 10, background: 20}\n"
+    )
+    for name in ("3_oi", "4_evaluate"):
+        (study / f"{name}.yaml").unlink()
+    command = [sys.executable, "-m", "hpcinv", "run", str(study), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "tiny" / "observe"
+    told = json.loads((folder / "quality.json").read_text())["biases"]
+    assert [(b["of"], b["variable"], b["units"]) for b in told] == [
+        ("new", "t", "K"), ("old", "t", "K")
+    ]  # fmt: skip
+    old = told[1]
+    assert 2 < old["bias"] < 4 and old["deviation"] > 0.2
+    log = (folder / "logs" / "attempt-1.log").read_text()
+    assert f"bias of old, t: {old['bias']:.3g} ± {old['deviation']:.2g} K, taken off" in log

@@ -30,6 +30,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..observations import flags
+from ..observations.instruments import instruments
 from .bootstrap import block_counts, block_length
 from .crps import crps
 from .flatness import flatness
@@ -43,9 +44,11 @@ CONDITIONS = (
 )
 
 
-def groups(table: Any) -> dict[str, np.ndarray]:
-    r"""Rows by variable and use, and within each by region and by level where rows have them."""
+def groups(table: Any, of: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    r"""Rows by variable and use, and within each by region and by level where rows have them; by
+    instrument where `of` tells the pattern of its stations' names (`observations.instruments`)."""
     out: dict[str, np.ndarray] = {}
+    instrument = instruments(table, of, "instruments") if of else np.full(len(table), "")
     levels = np.unique(table.level[~np.isnan(table.level)])
     edges = np.quantile(levels, [0, 1 / 3, 2 / 3, 1]) if len(levels) > 3 else None
     for use, flag in (("used", flags.USED), ("withheld", flags.WITHHELD)):
@@ -54,6 +57,10 @@ def groups(table: Any) -> dict[str, np.ndarray]:
             if not rows.any():
                 continue
             out[f"{name}, {use}"] = rows
+            for which in of or ():
+                inside = rows & (instrument == which)
+                if inside.any():
+                    out[f"{name}, {use}, {which}"] = inside
             for region, (low, high) in REGIONS.items():
                 inside = rows & (table.lat >= low) & (table.lat < high)
                 if inside.any() and not np.array_equal(inside, rows):

@@ -4,10 +4,11 @@ A repeat takes a stretch of withheld frames as truth, observes it where and as w
 says the data were, and sums up its departures from the background. That is the climatology's
 prediction of every row (`observations.background`), or an ensemble that was made of the withheld
 frames by the same steps as that of the data: draws of the prior, or the forecasts of a filter. The
-faults put into it are, for each variable, a σ twice, a bias of one or three σ, units that are
-taken for others (values times 1.15 or 1.94, as of miles or knots) and places that are mixed up
-(the rows of a frame exchanged among each other); for all rows together a bias of one σ; and a
-prior that is shifted by one of its deviations, or too narrow by a factor 1.5.
+faults put into it are, for each variable, and each instrument where these are told apart, a σ
+twice, a bias of one or three σ, units that are taken for others (values times 1.15 or 1.94, as of
+miles or knots) and places that are mixed up (the rows of a frame exchanged among each other); for
+all rows together a bias of one σ; and a prior that is shifted by one of its deviations, or too
+narrow by a factor 1.5.
 
 What a deviation of the background hides is hidden from this test too: errors far smaller than it
 show only where their number is large.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = ["check_table", "enough"]
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +49,7 @@ def enough(periods: int, length: int, level: float, where: str) -> None:
 def check_table(
     table: Any, store: Any, start: int, length: int, truths: tuple[int, int], *,
     repeats: int = 400, level: float = 0.05, seed: int = 0, world: Any = None,
-    background: tuple[Any, Any] | None = None,
+    background: tuple[Any, Any] | None = None, instruments: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     r"""Judges the rows with flag 0.
 
@@ -61,6 +63,8 @@ def check_table(
         world: Ranks that share the repeats.
         background: Ensembles of the table's frames and of the withheld ones, readers with
             `.members` and `.read(member, start, stop)`; the climatology by default.
+        instruments: Patterns of stations' names, see `innovations.groups`: faults of each are
+            looked for besides those of all that see a variable.
 
     Returns:
         What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
@@ -80,10 +84,16 @@ def check_table(
     starts = _starts(store, truths, length)
     periods = (truths[1] - truths[0]) // length
     enough(periods, length, level, "misspecification: truths")
-    of = np.stack([rows for name, rows in groups(used).items() if ", used" in name])
-    names = [name.replace(", used", "") for name in groups(used) if ", used" in name]
+    of = {
+        name.replace(", used", ""): rows
+        for name, rows in groups(used, instruments).items() if ", used" in name
+    }  # fmt: skip
     sigma = used.error
-    mine = [v for v in used.variables if v in names]
+    # What a fault may be of: a variable, or an instrument that sees it.
+    single = {f"{v}, {i}" for v in used.variables for i in instruments or ()}
+    mine = [name for name in of if name in used.variables or name in single]
+    names, masks = list(of), of
+    of = np.stack(list(of.values()))
     many = {"σ": 1, "bias": len(BIASES), "units": len(UNITS), "places": 1}
     faults = [
         *(f"{what} of {v}" for what, n in many.items() for _ in range(n) for v in mine),
@@ -141,7 +151,7 @@ def check_table(
                 other - seen,
             ]
             wrong = [
-                d + e + np.where(used.channel == used.variables.index(v), x, 0.0)
+                d + e + np.where(masks[v], x, 0.0)
                 for x in more for v in mine
             ]  # fmt: skip
             wrong += [d + e + sigma, d + e + deviation, NARROW * d + e]

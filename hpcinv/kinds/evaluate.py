@@ -50,6 +50,10 @@ class Evaluate(Job):
     background: Annotated[str | None, Ref("analysis")] = Field(
         None, description="what was known before the observations; for O−B and Desroziers"
     )
+    instruments: dict[str, str] = Field(
+        {}, description="instruments by the pattern of their stations' names, {ships: 'SHIP*'}: "
+        "departures are told for each, and faults of each are tested"
+    )  # fmt: skip
     misspecification: WithheldTruths | None = Field(
         None, description="test prior and errors of the observations against withheld truths"
     )
@@ -99,6 +103,11 @@ class Evaluate(Job):
                     where(tuple(key.split("."))),
                     "Give all of them the same frames.",
                 )
+        if self.instruments and self.observations is None:
+            raise BadInput(
+                "'instruments' without 'observations'", where(("instruments",)),
+                "Name the observe job too: the instruments are of its rows.",
+            )  # fmt: skip
         if self.background is not None and self.observations is None:
             raise BadInput(
                 "a 'background' without 'observations'", where(("background",)),
@@ -258,7 +267,7 @@ class Evaluate(Job):
             mask=store.mask, where=source,
         )  # fmt: skip
         lo, hi = ctx.world.share(0, L)
-        named = groups(table)
+        named = groups(table, self.instruments)
         belongs = np.stack(list(named.values())) if named else np.zeros((0, len(table)), bool)
         with ExitStack() as stack:
             seen, members = {}, {}
@@ -316,7 +325,7 @@ class Evaluate(Job):
             return check_table(
                 table, store, self.frames[0], self.frames[1] - self.frames[0], m.truths,
                 repeats=m.repeats, level=m.level, seed=self.seed, world=ctx.world,
-                background=both,
+                background=both, instruments=self.instruments,
             )  # fmt: skip
 
     def figures(self, study: Study, name: str) -> dict[str, str]:

@@ -131,11 +131,26 @@ class Observe(Job):
         from ..observations.quality import control
 
         start, stop = self.frames
+        biases: dict[tuple[str, str], tuple[float, float]] = {}
         if quality is not None:
-            table = control(table, ctx.store(self.data), quality, start=start, seed=self.seed)
+            table = control(
+                table, ctx.store(self.data), quality, start=start, seed=self.seed, biases=biases
+            )
         digest = table.save(ctx.folder / "observations.nc")
         found = {"flags": counts(table), "left out when reading": notes, "first": notes.first}
+        units = dict(zip(table.variables, table.variable_units, strict=True))
+        if biases:
+            found["biases"] = [
+                {"of": of, "variable": v, "bias": b, "deviation": d, "units": units[v]}
+                for (of, v), (b, d) in biases.items()
+            ]
         write_json(ctx.folder / "quality.json", found)
+        # The most certain first.
+        worst = sorted(biases.items(), key=lambda item: -abs(item[1][0]) / item[1][1])
+        for (of, v), (b, d) in worst[:10]:
+            ctx.say(f"bias of {of}, {v}: {b:.3g} ± {d:.2g} {units[v]}, taken off")
+        if len(worst) > 10:
+            ctx.say(f"{len(worst) - 10} more biases are in quality.json")
         for why, count in notes.items():
             at = f" (first: {notes.first[why]})" if why in notes.first else ""
             ctx.say(f"{count} rows left out: {why}{at}")

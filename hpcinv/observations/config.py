@@ -165,6 +165,9 @@ class Quality(BaseModel):
         station_bias: Bias that a station is expected to have, over its σ: each is estimated from
             the departures of all frames, and taken off before the background check; null for
             none. A departure of the weather that lasts as long is taken off with it.
+            `quality.json` tells the estimates and their deviations.
+        instruments: Instruments by the pattern of their stations' names, `{ships: "SHIP*"}`: the
+            bias is then estimated for each of them instead of for each station.
         buddy: The check against neighbours; null for none.
         withhold: Share of the stations (or places) kept from every method, for verification.
         thin: Thinning or superobbing; null for none.
@@ -176,9 +179,16 @@ class Quality(BaseModel):
     duplicates: bool = True
     background: float | None = Field(5.0, gt=0)
     station_bias: float | None = Field(None, gt=0)
+    instruments: dict[str, str] = {}
     buddy: Buddy | None = None
     withhold: float = Field(0.0, ge=0, lt=1)
     thin: Thin | None = None
+
+    @model_validator(mode="after")
+    def _biases(self) -> Quality:
+        if self.instruments and self.station_bias is None:
+            raise ValueError("instruments: they go with 'station_bias'")
+        return self
 
 
 class Errors(BaseModel):

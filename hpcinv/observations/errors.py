@@ -250,35 +250,42 @@ def _between(config: Any, names: Sequence[str], length: np.ndarray):
 
 
 def station_bias(
-    table: ObservationTable, departure: np.ndarray, prior: float = 1.0
+    table: ObservationTable,
+    departure: np.ndarray,
+    prior: float = 1.0,
+    of: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[tuple[str, str], tuple[float, float]]]:
     r"""Bias of each station and variable from departures, shrunk to zero.
 
-    The mean departure of n rows is an estimate with the departures' variance v over n; with the
-    prior :math:`b \sim N(0, (p \sigma)^2)` the posterior mean is
+    Departures of one frame share the background's error, so that each frame's mean counts once:
+    the mean of n of them is an estimate with their variance v over n; with the prior
+    :math:`b \sim N(0, (p \sigma)^2)` the posterior mean is
     :math:`\bar d \, / (1 + v / (n p^2 \sigma^2))`.
 
     Arguments:
-        table: The rows; those without a station's name have no bias.
+        table: The rows.
         departure: Value minus background, with shape :math:`(D)`.
         prior: p, the bias a station is expected to have over its σ.
+        of: Names of what may be biased, with shape :math:`(D)`: the stations by default. Rows
+            without a name have no bias.
 
     Returns:
         The bias of each row, and `{(station, variable): (bias, its deviation)}`.
     """
+    of = table.station if of is None else of
     bias, told = np.zeros(len(table)), {}
-    good = (table.station != "") & (table.flag == 0) & np.isfinite(departure)
+    good = (of != "") & (table.flag == 0) & np.isfinite(departure)
     for c, variable in enumerate(table.variables):
-        of = good & (table.channel == c)
-        for name in np.unique(table.station[of]):
-            rows = np.flatnonzero(of & (table.station == name))
+        mine = good & (table.channel == c)
+        for name in np.unique(of[mine]):
+            rows = np.flatnonzero(mine & (of == name))
             sigma = table.error[rows].mean()
-            d = departure[rows]
-            v = max(d.var(ddof=1) if len(d) > 1 else sigma**2, sigma**2) / len(d)
+            _, frame, count = np.unique(table.frame[rows], return_inverse=True, return_counts=True)
+            d = np.bincount(frame.reshape(-1), departure[rows]) / count
+            least = sigma**2 * (1 / count).mean()  # of a frame's mean, by the told errors alone
+            v = max(d.var(ddof=1) if len(d) > 1 else least, least) / len(d)
             b = (prior * sigma) ** 2
-            bias[(table.channel == c) & (table.station == name)] = d.mean() * b / (b + v)
-            told[str(name), variable] = (
-                float(d.mean() * b / (b + v)),
-                float(np.sqrt(b * v / (b + v))),
-            )
+            found = float(d.mean() * b / (b + v))
+            bias[(table.channel == c) & (of == name)] = found
+            told[str(name), variable] = found, float(np.sqrt(b * v / (b + v)))
     return bias, told

@@ -27,13 +27,15 @@ from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
 from . import flags
 from .background import prior_predictive
 from .errors import station_bias
+from .instruments import instruments
 from .table import COLUMNS, FURTHER, ObservationTable
 from .thinning import thin
 
 
 def control(
-    table: ObservationTable, store: Any, config: Any, *, start: int, seed: int = 0
-) -> ObservationTable:
+    table: ObservationTable, store: Any, config: Any, *, start: int, seed: int = 0,
+    biases: dict[tuple[str, str], tuple[float, float]] | None = None,
+) -> ObservationTable:  # fmt: skip
     r"""The same rows, and superobservations where asked for, with flags.
 
     Arguments:
@@ -42,6 +44,7 @@ def control(
         config: See `hpcinv.observations.config.Quality`.
         start: Frame of the store that is the table's frame 0.
         seed: Of the draw of withheld rows.
+        biases: Gets the bias of each station (or instrument) and variable, and its deviation.
 
     Raises:
         BadInput: If bounds name an unknown variable, or a check needs statistics or a geography.
@@ -65,7 +68,10 @@ def control(
         mean, deviation = prior_predictive(table, store, start)
         departure = table.value - mean
         if config.station_bias is not None:
-            bias, _ = station_bias(with_flags(table, flag), departure, config.station_bias)
+            of = instruments(table, config.instruments, "quality: station_bias")
+            bias, told = station_bias(with_flags(table, flag), departure, config.station_bias, of)
+            if biases is not None:
+                biases.update(told)
             table, departure = replace(table, value=table.value - bias), departure - bias
     if config.background is not None:
         total = np.sqrt(deviation**2 + table.error**2)
