@@ -72,7 +72,9 @@ def _die(hpcinv, cluster, way, rng):  # noqa: F811
         minutes = 1 + int(elapsed.split(":")[-2])
         hpcinv.slurm("scontrol", "update", f"JobId={id_}", f"TimeLimit={minutes}")
         hpcinv.until(lambda: hpcinv.manifest()["attempts"][-1]["state"] == "stopped")
-        hpcinv.slurm("scontrol", "update", f"JobId={id_}", "TimeLimit=10")
+        longer = ["scontrol", "update", f"JobId={id_}", "TimeLimit=10"]
+        # Refused for as long as it is ending.
+        hpcinv.until(lambda: subprocess.run(longer, env=hpcinv.env).returncode == 0)
     elif way == "full disk":
         filler = hpcinv.runs / "filler"
         with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as f:
