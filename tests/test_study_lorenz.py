@@ -42,3 +42,22 @@ def test_the_smoke_preset_runs_whole(tmp_path):
     table = ObservationTable.load(runs / "observe96" / "observations.nc")
     error = table.value - truth[table.frame, 0, table.point]
     assert len(table) == 64 * 40 and abs(error.std() - 1) < 0.05
+
+
+@pytest.mark.slow
+def test_the_map_runs_whole(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "lorenz-map", "--preset", "smoke",
+         "--runs", tmp_path],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = tmp_path / "lorenz-map"
+    cells = json.loads((runs / "map" / "map.json").read_text())["cells"]
+    assert [c["at"] for c in cells] == [[k, 1.0, w] for w in (8, 16, 32) for k in (1, 4)]
+    scores = json.loads((runs / "evaluate" / "scores.json").read_text())["methods"]
+    for c in cells:
+        assert c["rmse"] == scores[c["name"]]["pooled"]["rmse"]["value"]
+    # Twenty steps teach nothing, but the Gaussian of the modes and the observations do.
+    best = min(cells, key=lambda c: c["rmse"])
+    assert best["at"][0] == 1 and best["rmse"] < scores["climatology"]["pooled"]["rmse"]["value"]
