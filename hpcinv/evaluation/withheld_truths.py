@@ -16,9 +16,9 @@ show only where their number is large.
 
 from __future__ import annotations
 
-__all__ = ["check_table", "enough"]
+__all__ = ["check_table", "enough", "judge_of"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -46,12 +46,26 @@ def enough(periods: int, length: int, level: float, where: str) -> None:
         )
 
 
-def check_table(
+def check_table(table: Any, store: Any, start: int, *how: Any, **more: Any) -> dict[str, Any]:
+    r"""Judges the rows with flag 0, see `judge_of`.
+
+    Returns:
+        What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
+        not overlap), `groups`, `alike` and `unseen`.
+    """
+    return judge_of(table, store, start, *how, **more)(table.select(_rows(table)).value)
+
+
+def _rows(table: Any) -> np.ndarray:
+    return (table.flag == flags.USED) & (table.point >= 0) & (table.frame >= 0)
+
+
+def judge_of(
     table: Any, store: Any, start: int, length: int, truths: tuple[int, int], *,
     repeats: int = 400, level: float = 0.05, seed: int = 0, world: Any = None,
     background: tuple[Any, Any] | None = None, instruments: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    r"""Judges the rows with flag 0.
+) -> Callable[[np.ndarray], dict[str, Any]]:  # fmt: skip
+    r"""The test that judges values of the rows with flag 0.
 
     Arguments:
         table, store: The observations and their trajectory, with statistics.
@@ -67,8 +81,7 @@ def check_table(
             looked for besides those of all that see a variable.
 
     Returns:
-        What `Misspecification.judge` says, with `repeats`, `periods` (stretches of truth that do
-        not overlap), `groups`, `alike` and `unseen`.
+        A function of the values of those rows, in their order.
 
     Raises:
         BadInput: If the withheld truths are shorter than the table, or too few for its groups.
@@ -80,7 +93,7 @@ def check_table(
     for ensemble in background or ():
         if len(ensemble.members) < 3:
             raise BadInput("a background of fewer than three members", "misspecification")
-    used = table.select((table.flag == flags.USED) & (table.point >= 0) & (table.frame >= 0))
+    used = table.select(_rows(table))
     starts = _starts(store, truths, length)
     periods = (truths[1] - truths[0]) // length
     enough(periods, length, level, "misspecification: truths")
@@ -163,8 +176,7 @@ def check_table(
         sizes.setdefault(name, []).append(x)
     test = Misspecification(null, sizes, level, period)
     mean, deviation = predicted(start, data=True)
-    judged = test.judge(told((used.value - mean)[None], mean, deviation))[0]
-    return judged | {
+    known = {
         "level": level,
         "repeats": repeats,
         "periods": periods,
@@ -173,6 +185,7 @@ def check_table(
         "alike": test.alike(),
         "unseen": test.unseen,
     }
+    return lambda y: test.judge(told((y - mean)[None], mean, deviation))[0] | known
 
 
 def _moved(table: Any, store: Any, start: int, first: int) -> Any:
