@@ -21,9 +21,11 @@ from hpcinv.evaluation.misspecification import (
     effective_number,
     features,
 )
+from hpcinv.evaluation.neighbours import LENGTHS, NEAREST, contrast, sharpest
 from hpcinv.evaluation.withheld_truths import check_table
 from hpcinv.evaluation.words import _faults
 from hpcinv.io.statistics import Statistics
+from hpcinv.models.sphere import unit_vectors
 from hpcinv.observations.config import Stations
 from hpcinv.observations.networks import draw
 
@@ -226,6 +228,37 @@ def test_a_bias_of_one_instrument_among_several_is_named():
     assert "σ of u, instrument b" in noisy and all(n.endswith("instrument b") for n in noisy)
     with pytest.raises(BadInput, match=r"no station's name is like 'e-[*]'"):
         check_table(table, s, 0, 6, (10, 130), instruments={"e": "e-*"})
+
+
+def test_contrasts_are_what_the_other_instruments_leave_open():
+    rng = np.random.default_rng(0)
+    n, share = 40, np.linspace(0.6, 0.95, 40)
+    net = Stations(network="stations", error=0.5, channels=["u"], places={
+        f"s{k:02}": (float(a), float(b)) for k, (a, b) in
+        enumerate(rng.uniform([30, 0], [60, 40], (n, 2)))})  # fmt: skip
+    table = draw(net, ocean(2), start=0, stop=1, seed=1)
+    of = np.arange(n) % 4
+    where = 6371.0 * unit_vectors(table.lat, table.lon)
+    r = np.linalg.norm(where[:, None] - where, axis=-1)
+    cov = lambda L: (  # noqa: E731
+        np.exp(-(r**2) / (2 * L**2)) * np.sqrt(share[:, None] * share) + np.diag(1 - share)
+    )
+    W = contrast(table, of, share, 800.0).toarray()
+    C = cov(800.0)
+    for k in range(n):
+        order = np.argsort(r[k])
+        near = order[: 2 * NEAREST][of[order[: 2 * NEAREST]] != of[k]][:NEAREST]
+        w = np.linalg.solve(C[np.ix_(near, near)], C[near, k])
+        row = np.zeros(n)
+        row[k], row[near] = 1, -w
+        left = 1 - w @ C[near, k]
+        assert np.abs(W[k] - row / np.sqrt(left)).max() < 1e-6
+        assert W[k] @ C @ W[k] == pytest.approx(1, abs=1e-6)
+    for length in LENGTHS:
+        z = rng.standard_normal((200, n)) @ np.linalg.cholesky(cov(length)).T
+        found = sharpest(table, of, share, list(z))
+        assert (found != contrast(table, of, share, length)).nnz == 0
+    assert sharpest(table, np.zeros(n), share, [np.zeros(n)]) is None  # of one instrument alone
 
 
 def test_too_few_periods_are_refused_at_any_level():

@@ -10,6 +10,9 @@ miles or knots) and places that are mixed up (the rows of a frame exchanged amon
 all rows together a bias of one σ; and a prior that is shifted by one of its deviations, or too
 narrow by a factor 1.5.
 
+Beside the features of `misspecification` there are two for each variable and instrument: the mean,
+and the mean square, of departures from what the rows of others tell (`neighbours`).
+
 What a deviation of the background hides is hidden from this test too: errors far smaller than it
 show only where their number is large.
 """
@@ -29,10 +32,13 @@ from ..errors import BadInput
 from ..observations import flags
 from ..observations.background import prior_predictive
 from ..observations.feedback import see
+from ..observations.instruments import instruments as by_instrument
 from ..observations.operators import Operator
 from .innovations import groups
 from .misspecification import Misspecification, features, fewest
+from .neighbours import sharpest
 
+LEARNT = 8  # truths of which neighbours' correlation is learnt
 FACTOR, NARROW, UNITS, BIASES = 2.0, 1.5, (1.15, 1.94), (1.0, -1.0, 3.0, -3.0)
 
 
@@ -103,8 +109,10 @@ def judge_of(
     }  # fmt: skip
     sigma = used.error
     # What a fault may be of: a variable, or an instrument that sees it.
-    single = {f"{v}, {i}" for v in used.variables for i in instruments or ()}
-    mine = [name for name in of if name in used.variables or name in single]
+    of_one = {f"{v}, {i}" for v in used.variables for i in instruments or ()}
+    mine = [name for name in of if name in used.variables or name in of_one]
+    single = np.stack([of[name] for name in mine], 1).astype(np.float64)
+    count = np.maximum(single.sum(0), 1)
     names, masks = list(of), of
     of = np.stack(list(of.values()))
     many = {"σ": 1, "bias": len(BIASES), "units": len(UNITS), "places": 1}
@@ -117,7 +125,7 @@ def judge_of(
     def told(d: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         r"""Features of departures (K, D) from a background."""
         every = lambda v: np.broadcast_to(v @ share, (len(d), 1, share.shape[1]))  # noqa: E731
-        return features(
+        found = features(
             SimpleNamespace(
                 count=every(np.ones(len(sigma))), sigma2=every(sigma**2),
                 d_b=(d @ share)[:, None], d2_b=(d**2 @ share)[:, None],
@@ -126,6 +134,10 @@ def judge_of(
             ),
             analysis=False,
         )  # fmt: skip
+        if between is None:
+            return found
+        r = (between @ (d / np.sqrt(sigma**2 + deviation**2)).T).T
+        return np.concatenate([found, r @ single / count, r**2 @ single / count], 1)
 
     def predicted(first: int, data: bool = False) -> tuple[np.ndarray, np.ndarray]:
         r"""Mean and deviation of each row where its frame 0 is a frame of the store."""
@@ -139,18 +151,32 @@ def judge_of(
         h[:, order] = see(there, store, first, ensemble, range(length))
         return h.mean(0), np.sqrt((1 + 1 / len(h)) * h.var(0, ddof=1))
 
+    def observed(first: int) -> np.ndarray:
+        r"""What each row sees of the truth where its frame 0 is a frame of the store."""
+        operator = Operator(_moved(used, store, start, first), store, first, length)
+        seen = np.empty(len(used))
+        seen[operator.rows(range(length))] = operator.see(
+            lambda f: store.read(first + f, first + f + 1)[0], range(length)
+        )
+        return seen
+
     pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
-    P = 3 * len(names)
+    between, some = None, []
+    for i, s in enumerate(np.unique(pick)[:: max(len(np.unique(pick)) // LEARNT, 1)]):
+        e = sigma * generator(seed, "withheld noise of neighbours", i).standard_normal(len(used))
+        mean, deviation = predicted(starts[s])
+        total = np.sqrt(sigma**2 + deviation**2)
+        some.append((observed(starts[s]) + e - mean) / total)
+    made = by_instrument(used, instruments, "instruments") if instruments else np.where(
+        used.station != "", used.station, used.point.astype(str)
+    )  # fmt: skip
+    between = sharpest(used, made, (deviation / total) ** 2, some)
+    P = 3 * len(names) + (0 if between is None else 2 * len(mine))
     null, bad = np.zeros((repeats, P)), np.zeros((len(faults), repeats, P))
     lo, hi = world.share(0, repeats)
     for s in np.unique(pick[lo:hi]):
         first = starts[s]
-        operator = Operator(_moved(used, store, start, first), store, first, length)
-        rows = operator.rows(range(length))
-        seen = np.empty(len(used))
-        seen[rows] = operator.see(
-            lambda f, first=first: store.read(first + f, first + f + 1)[0], range(length)
-        )
+        seen = observed(first)
         mean, deviation = predicted(first)
         for i in lo + np.flatnonzero(pick[lo:hi] == s):
             e = sigma * generator(seed, "withheld noise", int(i)).standard_normal(len(used))
