@@ -192,9 +192,18 @@ def test_same_on_three_ranks(analyses, tmp_path):
         "run", path, "--ranks", 3, "--runs", tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for mode in ("filtering", "forecast"):
+    for mode in MODES:
         with open_analysis(tmp_path / "tiny" / mode) as a:
             assert np.array_equal(a.ensemble(), out[mode, "early"]), mode
+
+
+def test_threads_of_a_reproducible_job_do_not_depend_on_its_ranks(monkeypatch):
+    from hpcinv.launch import local
+
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert [local.threads_per_rank(n, None) for n in (1, 2, 16)] == [8, 4, 1]
+    assert [local.threads_per_rank(n, None, True) for n in (1, 2, 16)] == [1, 1, 1]
+    assert local.threads_per_rank(2, 3, True) == 3
 
 
 @pytest.mark.parametrize(

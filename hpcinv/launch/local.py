@@ -24,8 +24,11 @@ from ..errors import EXIT_STOPPED, BadInput
 GRACE = 10.0  # seconds the other ranks have to end by themselves after one has
 
 
-def threads_per_rank(ranks: int, cpus_per_task: int | None) -> int:
-    r"""Intra-op threads: what the job says, else the machine's cores shared by the ranks."""
+def threads_per_rank(ranks: int, cpus_per_task: int | None, fixed: bool = False) -> int:
+    r"""Intra-op threads: what the job says, else the machine's cores shared by the ranks; or one,
+    where results must not depend on their number (sums are split among threads)."""
+    if cpus_per_task is None and fixed:
+        return 1
     return cpus_per_task or max(1, len(os.sched_getaffinity(0)) // ranks)
 
 

@@ -128,7 +128,7 @@ def _step(
         return 0, at, log
     at.logs.mkdir(parents=True, exist_ok=True)
     backend, n = ("none", 1) if step == JOIN else (job.backend, ranks)
-    threads = threads_per_rank(n, job.resources.cpus_per_task)
+    threads = threads_per_rank(n, job.resources.cpus_per_task, getattr(job, "reproducible", False))
     code = start(folder.path / "job.yaml", backend, n, threads, log, lambda: watch(at), step=step)
     return code, at, log
 
