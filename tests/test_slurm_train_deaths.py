@@ -38,7 +38,12 @@ def ranks_of(runs):
     for path in Path("/proc").glob("[0-9]*"):
         try:
             command = (path / "cmdline").read_bytes()
-            if b"train/job.yaml" in command and str(runs).encode() in command:
+            program = command.split(b"\0")[0]  # not srun, which names the same job
+            if (
+                b"train/job.yaml" in command
+                and str(runs).encode() in command
+                and b"python" in program
+            ):
                 pids.append(int(path.name))
         except OSError:
             continue
