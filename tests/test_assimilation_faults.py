@@ -130,7 +130,7 @@ def test_one_killed_rank_ends_the_command(tmp_path):
     from test_assimilate_modes import study
 
     path = study(tmp_path / "tiny")
-    for job in ("filtering", "forecast"):
+    for job in ("filtering", "forecast", "evaluate"):
         next(path.glob(f"*_{job}.yaml")).unlink()
     command = [sys.executable, "-m", "hpcinv", "run", str(path), "--ranks", "2"]
     command += ["--runs", str(tmp_path / "runs"), "reanalysis.sampler.steps=100000"]

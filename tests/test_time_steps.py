@@ -166,7 +166,7 @@ def test_from_job_to_job(tmp_path):
     assert np.isfinite(x["coarse"]).all() and not np.array_equal(x["plain"], x["coarse"])
 
     path = study(tmp_path / "other")
-    for name in ("2_reanalysis", "3_filtering"):
+    for name in ("2_reanalysis", "3_filtering", "9_evaluate"):
         (path / f"{name}.yaml").unlink()
     (path / "4_forecast.yaml").write_text(ASSIMILATE + "coarse: {step: 3, window: 4}\n")
     refused = hpcinv("run", path, "--runs", tmp_path / "runs")

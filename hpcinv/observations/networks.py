@@ -106,12 +106,12 @@ def draw(
             ("station", p.station[:, None]),
         ):
             rows[key].append(np.broadcast_to(column, noise.shape)[clear])
-    if not sum(map(len, rows["frame"])) and within is not None:
-        rows = {k: [np.zeros(0)] for k in rows}
     if not sum(map(len, rows["frame"])):
-        raise BadInput(
-            "no frame is observed", "observing", "Leave out gaps, missing frames or clouds."
-        )
+        if within is None:
+            raise BadInput(
+                "no frame is observed", "observing", "Leave out gaps, missing frames or clouds."
+            )
+        rows = {k: [np.zeros(0)] for k in rows}  # a block of a whole that may have some
     table = ObservationTable(
         **{k: np.concatenate(v) for k, v in rows.items()},
         channels=tuple(truth.channels),
