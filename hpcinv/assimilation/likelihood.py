@@ -32,6 +32,8 @@ class Likelihood(Protocol):
       scatter about x with a variance, each number as one with `alike` numbers of the trajectory;
       both of the shape of the state or one for all. Where its ``scatters`` is true, ``scatter(x,
       frames) -> (B, D)`` is the variance of what this leaves, and adds to R.
+    * ``matched(z, told, frames)`` and ``numbers``: observations of single numbers that are not
+      Gaussian, for MMPS, see `PointwiseLikelihood`.
     """
 
     def sizes(self, frames: Sequence[Moment]) -> list[int]:
@@ -67,6 +69,9 @@ class Restricted:
         if hasattr(likelihood, "scattered"):
             self.scattered = lambda *v: Restricted(likelihood.scattered(*v), start, stop)
         self.scatters = getattr(likelihood, "scatters", False)
+        if hasattr(likelihood, "matched"):
+            self.numbers = Restricted(likelihood.numbers, start, stop)
+            self.matched = lambda z, told, frames: likelihood.matched(z, told, self._there(frames))
         if self.scatters:
             self.scatter = lambda x, frames: likelihood.scatter(x, self._there(frames))
 

@@ -57,6 +57,7 @@ class Linearised:
         self._likelihood, self._x, moments = likelihood, x.detach(), list(moments)
         self.sizes = likelihood.sizes(moments)
         self._linear = bool(getattr(likelihood, "linear", False))
+        self.variance: Tensor | None = None  # R's diagonal where members differ, (B, D)
         B, S = len(x), len(moments)
         cost = max(cost, 1.0)
         self._keep = B * S * cost <= memory
@@ -115,6 +116,8 @@ class Linearised:
     def covariance(self, u: Tensor) -> Tensor:
         r"""R u, what a linearisation leaves included: ``(B, D)`` -> ``(B, D)``."""
 
+        if self.variance is not None:
+            return self.variance.to(u) * u
         out = self._assemble([p.covariance(u) for p in self._pieces])
         return out if self._scatter is None else out + self._scatter * u
 

@@ -7,6 +7,8 @@ double well on a grid, where forward–backward gives what a Gaussian cannot.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import VESchedule
@@ -116,6 +118,22 @@ class Well(Denoiser):
             P = P @ self.P
         i = torch.arange(window)
         return torch.stack(lags)[(i[:, None] - i).abs()][:, None, :, None]
+
+    def matched(self, y: dict[int, float], sigma: float, h, length: int, dtype):
+        r"""The same observations as `Seen`, matched to the chain's law of one number."""
+
+        zeros = [0] * len(y)
+        table = SimpleNamespace(
+            frame=list(y),
+            value=list(y.values()),
+            error=[sigma] * len(y),
+            channel=zeros,
+            point=zeros,
+        )
+        law = assimilation.Law(self.u, self.law.clamp(min=1e-12).log())
+        return assimilation.PointwiseLikelihood(
+            table, law, shape=(1,), length=length, operator=h, dtype=dtype
+        )
 
     def truth(self, length: int, draw: int) -> torch.Tensor:
         rng = noise.generator(draw, "well")

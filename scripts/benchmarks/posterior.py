@@ -14,7 +14,8 @@ members as there are unit vectors), largest residual, events.
 
 `well`: not Gaussian, so that MMPS's own error shows. The rows `full` have no composition error;
 `exact` draws from the posterior itself: what so many members cannot do better. W1 is the distance
-of marginals, averaged over frames.
+of marginals, averaged over frames. Schemes called `matched` know the law of one number
+(`PointwiseLikelihood`).
 
 `identity`: with A = I and R = σ²I the posterior mean is the denoiser's own, d(α y, t) at
 σ_t/α_t = σ: a check of any trained prior.
@@ -151,12 +152,15 @@ def well_schemes(well: Well, length: int, solve: dict) -> dict[str, dict]:
         "full, own": {"window": length, "guidance": solve},
         "full, markov": {"window": length, "markov": markov,
                          "guidance": solve | {"covariance": "markov"}},
+        "full, matched": {"window": length, "guidance": solve},
     }  # fmt: skip
     for rule in ("center", "junction"):
         for name, extra in (
             ("per window", {"scope": "window"}),
             ("markov", {"covariance": "markov"}),
             ("averaged", {"covariance": "averaged"}),
+            ("matched", {"scope": "window"}),
+            ("markov, matched", {"covariance": "markov"}),
         ):
             schemes[f"{rule} 9/5, {name}"] = base | {"compose": rule, "guidance": solve | extra}
     return schemes
@@ -208,9 +212,12 @@ def well_oracle(args) -> None:
                     if scheme is None:
                         rows.append(distances(well, p, well.draw(loglik[0], args.members, draw)))
                         continue
+                    seen = Seen(y, sigma, h, dtype)
+                    if name.endswith("matched"):
+                        seen = well.matched(y, sigma, h, length, dtype)
                     r = assimilation.sample(
                         well, shape=(1,), length=length, members=range(args.members), seed=draw,
-                        likelihood=Seen(y, sigma, h, dtype), dtype=dtype, batch=args.members,
+                        likelihood=seen, dtype=dtype, batch=args.members,
                         rows=1 << 20, sampler=sampler, **scheme,
                     )  # fmt: skip
                     rows.append(distances(well, p, r.x[..., 0].double()))

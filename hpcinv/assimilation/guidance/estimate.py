@@ -152,8 +152,12 @@ class Guidance:
             if hasattr(likelihood, "scattered") and self.method == "mmps":
                 likelihood = likelihood.scattered(*self._scatter(level))
             self.figures.guided += 1
-            lin = self._linearise(likelihood, self.view.take(mean))
-            residual = likelihood.y(self.view.moments).to(lin.value) - lin.value
+            x = self.view.take(mean)
+            if hasattr(likelihood, "matched") and self.method == "mmps":
+                lin, residual = self._match(likelihood, x, level)
+            else:
+                lin = self._linearise(likelihood, x)
+                residual = likelihood.y(self.view.moments).to(lin.value) - lin.value
 
             if self.method == "dps":
                 shift = simple.dps(self, call, lin, residual, mean)
@@ -169,6 +173,13 @@ class Guidance:
 
             return Estimate(self.view.compose(call, guided))
 
+    def _match(self, likelihood, x: Tensor, level: Level) -> tuple[Linearised, Tensor]:
+        r"""The numbers observed, and departures and errors that are matched to their law."""
+        lin = self._linearise(likelihood.numbers, x)
+        told = (level.alpha / level.sigma) ** 2
+        departure, lin.variance = likelihood.matched(lin.value, told, self.view.moments)
+        return lin, departure.to(lin.value)
+
     def _scatter(self, level: Level) -> tuple[Tensor, Tensor]:
         r"""Variance of each number of x given x_t, and how many vary with it as one: those of the
         Gaussian chain if there is one; or the isotropic variance, which is never too small for a
@@ -179,12 +190,14 @@ class Guidance:
         kappa = level.sigma**2 / (level.alpha**2 + level.sigma**2)
         return torch.tensor(kappa), torch.tensor(1.0)
 
-    def scale(self, moments: Sequence[Moment], like: Tensor) -> Tensor | None:
+    def scale(self, lin: Linearised, like: Tensor) -> Tensor | None:
         r"""Square roots of the error variances, to scale the solve with, or None."""
 
+        if lin.variance is not None:
+            return lin.variance.to(like.device).double().sqrt()
         if not hasattr(self.likelihood, "variance"):
             return None
-        return self.likelihood.variance(moments).to(like.device).double().sqrt()
+        return self.likelihood.variance(self.view.moments).to(like.device).double().sqrt()
 
     def _healthy(self, call, level: Level, members: Sequence[int]) -> None:
         r"""Raises on every rank of the group if any term's mean is not finite."""

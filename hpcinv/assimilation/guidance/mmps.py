@@ -48,7 +48,7 @@ def correct(
     solution = _solve(guidance, lin, residual, mean, covariance, config.solver)
     figures = guidance.figures
     if guidance.products.spare is not None:
-        doubtful = _doubtful(guidance, solution, residual, mean)
+        doubtful = _doubtful(guidance, solution, lin, residual, mean)
         if bool(doubtful.any()):
             figures.products += solution.products
             solution = _again(guidance, call, lin, residual, mean, level, solution, doubtful)
@@ -79,13 +79,15 @@ def correct(
     return solution.image, solution.failed
 
 
-def _doubtful(guidance: Guidance, solution: Solution, residual: Tensor, mean: Image) -> Tensor:
+def _doubtful(
+    guidance: Guidance, solution: Solution, lin: Linearised, residual: Tensor, mean: Image
+) -> Tensor:
     r"""Flags ``(B, systems)`` of solves that a positive matrix would not have given."""
 
     view = guidance.view
     beyond, _ = view.untrusted(mean, solution.image, guidance.config.limit)
     bad = solution.failed | solution.cut | ~(solution.residual <= 1) | beyond.to(residual.device)
-    scale = guidance.scale(view.moments, residual)
+    scale = guidance.scale(lin, residual)
     b = residual.double() if scale is None else residual.double() / scale
     large = view.dot(solution.weights, solution.weights) > SLACK**2 * view.dot(b, b)
     # Without R's scale the size of a solution says nothing.
@@ -135,7 +137,7 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
     r"""Solves (R + A C Aᵀ) w = y − A(x̂), returning the image C Aᵀ w."""
 
     config, view = guidance.config, guidance.view
-    scale = guidance.scale(view.moments, residual)
+    scale = guidance.scale(lin, residual)
 
     def product(p: Tensor) -> tuple[Tensor, Image]:
         u = (p if scale is None else p / scale).to(residual)
