@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from hpcinv.errors import BadInput
+from hpcinv.io import member_file
 from hpcinv.io.analysis import AnalysisWriter, join, open_analysis
-from hpcinv.io.atomic import digest_array, roll
+from hpcinv.io.atomic import digest_array, digest_frame, roll
 
 # As many frames as latitudes: dimensions must not be told apart by their length.
 L, LAT, LON = 7, np.linspace(90, -90, 7), np.arange(0, 360, 30.0)
@@ -93,7 +94,7 @@ def agree(folder: Path) -> None:
 def test_one_process_and_digests(tmp_path):
     said = write(tmp_path)
     agree(tmp_path)
-    frames = {m: [digest_array(x) for x in truth(m)] for m in MEMBERS}
+    frames = {m: [digest_frame(x) for x in truth(m)] for m in MEMBERS}
     assert {m: d["frames"] for m, d in said["members"].items()} == frames
     assert said["digest"] == roll(roll(f) for f in frames.values())
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["3.nc", "4.nc", "9.nc"]
@@ -304,6 +305,35 @@ def test_a_missing_part_is_named(tmp_path, mpirun):
         join(tmp_path, MEMBERS)
     with pytest.raises(BadInput, match=r"9\.parts/00001\.h5.*missing"):
         open_analysis(tmp_path).read(9)
+
+
+@pytest.mark.parametrize("mode", ["queued", "at once", "at once, masked", "over its limit"])
+def test_the_caller_may_reuse_its_memory(tmp_path, monkeypatch, mode):
+    if mode.startswith("at once"):
+        monkeypatch.setattr(member_file, "LARGE", 1)
+    mask = np.arange(84).reshape(7, 12) % 5 > 0 if "masked" in mode else None
+    more = {"queue": 3000} if mode == "over its limit" else {}
+    writer = AnalysisWriter(tmp_path, members=MEMBERS, **more, **layout(mask=mask))
+    mine = np.empty((1, 2, 7, 12), "f4")
+    for m in MEMBERS:
+        for t in range(L):
+            mine[:] = truth(m)[t]
+            writer.write(m, t, mine)
+            assert np.array_equal(mine[0], truth(m)[t])  # no fill values in it
+        writer.flush()
+    writer.close()
+    with open_analysis(tmp_path) as a:
+        for m in MEMBERS:
+            want = truth(m) if mask is None else np.where(mask, truth(m), np.nan)
+            assert np.array_equal(a.read(m), want, equal_nan=True)
+
+
+def test_digests_of_older_files_are_known(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("hpcinv.io.analysis.digest_frame", digest_array)
+        old = write(tmp_path)
+    assert old["digest"] == roll(roll(digest_array(x) for x in truth(m)) for m in MEMBERS)
+    assert join(tmp_path, MEMBERS, verify="full")["digest"] == old["digest"]
 
 
 def test_nothing_is_committed_when_frames_are_missing(tmp_path):

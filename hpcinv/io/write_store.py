@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..parallel import World
-from .atomic import digest_array, roll, sync, write_json
+from .atomic import digest_array, digest_frame, roll, sync, write_json
 from .statistics import Statistics
 from .store import FORMAT, STATIC
 
@@ -184,7 +184,7 @@ class StoreWriter:
         at = start - self.start
         self.file["x"][at : at + len(block)] = block
         for k, x in enumerate(block):
-            self.digests[start + k] = digest_array(x)
+            self.digests[start + k] = digest_frame(x)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         r"""Frames [start, stop) that this rank has written, physical units, (n, C, *grid)."""
@@ -199,7 +199,7 @@ class StoreWriter:
                 step = f["x"].chunks[0]
                 for a in range(0, stop - start, step):
                     x = f["x"][a : a + step]
-                    self.digests |= {start + a + k: digest_array(row) for k, row in enumerate(x)}
+                    self.digests |= {start + a + k: digest_frame(row) for k, row in enumerate(x)}
                     yield start + a, x
 
     def close(self) -> str:
