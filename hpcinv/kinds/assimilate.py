@@ -92,6 +92,9 @@ class Assimilate(Job):
         1, ge=1, description="reproducible: members per network call; best a divisor of a rank's"
     )
     checkpoint_every: int = Field(8, ge=0, description="sampler steps between checkpoints")
+    checkpoint_minutes: float = Field(
+        10, ge=0, description="minutes after which the next step saves, too; 0: no such rule"
+    )
     batch: int = Field(16, ge=1, description="members a rank samples at once")
     rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
     # the baselines
