@@ -1,9 +1,9 @@
 r"""How tensors reach MPI: through the host's memory, or as they are. The one place that knows.
 
-`host` works with any MPI. `direct` hands over the tensors themselves (mpi4py reads them by
-DLPack), which an MPI that knows the device (CUDA-aware, ROCm-aware) sends from GPU to GPU; any
-MPI does if they are on the CPU. ``HPCINV_MPI_BUFFERS`` names one of them; without it, Cray's MPICH
-is believed that it knows GPUs where MPICH_GPU_SUPPORT_ENABLED=1, which that MPI itself asks for.
+`host` works with any MPI, and is the default. `direct` hands over the tensors themselves (mpi4py
+reads them by DLPack): an MPI that knows the device (CUDA-aware, ROCm-aware) then sends from GPU to
+GPU, another one would fail on such; on CPUs any MPI takes them. ``HPCINV_MPI_BUFFERS`` chooses, in
+the `environment` of a cluster's profile.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def buffers(environ: Any = os.environ) -> type[Host] | type[Direct]:
     Raises:
         BadInput: If the environment names something else.
     """
-    name = environ.get(VARIABLE)
-    if name is None:
-        name = "direct" if environ.get("MPICH_GPU_SUPPORT_ENABLED") == "1" else "host"
+    name = environ.get(VARIABLE, "host")
     kinds = {"host": Host, "direct": Direct}
     if name not in kinds:
         raise BadInput(f"'{name}'", VARIABLE, "Write host or direct.")

@@ -210,11 +210,9 @@ class Exchange:
                 sends.append((self.comm.Isend(out, dest=r, tag=2), out))
                 self.sent += out.nbytes
         with at("an exchange of means"):
-            for request in pending:
+            for request in [*pending, *(request for request, _ in sends)]:
                 request.Wait()
         parts += [self.buffers.arrived(b, like) for b in got]
-        for request, _ in sends:
-            request.Wait()
 
         total = torch.zeros_like(like)
         if parts:
@@ -243,4 +241,5 @@ class _Sent:
         self._request, self._array = request, array
 
     def Wait(self) -> None:
-        self._request.Wait()
+        with at("an exchange of frames"):
+            self._request.Wait()

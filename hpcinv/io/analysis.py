@@ -28,6 +28,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..parallel import World
+from ..waiting import at as waiting
 from . import member_file
 from .atomic import digest_frame, roll, sync
 from .cf import FILL, LIBVER, Layout, create_file, define_variable
@@ -118,7 +119,8 @@ class AnalysisWriter:
             elif self.shared:
                 if ranks not in groups:
                     group = self.world.comm.Get_group().Incl(ranks)
-                    groups[ranks] = self.world.comm.Create_group(group, tag=min(m, 32000))
+                    with waiting(f"the ranks of member {m}"):
+                        groups[ranks] = self.world.comm.Create_group(group, tag=min(m, 32000))
                 files[m] = SharedFile(path, self.layout, m, groups[ranks])
             else:
                 files[m] = PartFile(path, self.layout, ranks.index(self.world.rank))
@@ -211,8 +213,9 @@ class AnalysisWriter:
         """
         self.flush()
         extents = {m: f.close() for m, f in self.files.items()}
-        for comm in self._groups.values():
-            comm.Free()
+        with waiting("the end of the members' files"):
+            for comm in self._groups.values():
+                comm.Free()
         told = self.world.gather(
             [[[m, t, d] for (m, t), d in self.digests.items()], sorted(extents.items())]
         )

@@ -43,11 +43,15 @@ class SharedFile:
                         define_variable(f, layout, c)
             except Exception as e:
                 error = e
+        self.file = None
         if comm is not None:
-            error = comm.bcast(error)
+            with waiting(f"the making of {path.name}"):
+                error = comm.bcast(error)
         if error is not None:
             raise error
-        self.file = None if comm is None else h5py.File(path, "r+", driver="mpio", comm=comm)
+        if comm is not None:
+            with waiting(f"the opening of {path.name}"):
+                self.file = h5py.File(path, "r+", driver="mpio", comm=comm)
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
