@@ -43,6 +43,7 @@ SAMPLERS = {
     "heun 32+4": {"method": "heun", "steps": 32, "corrections": 4},
     "heun 16+4": {"method": "heun", "steps": 16, "corrections": 4},
     "heun 63+8": {"method": "heun", "steps": 63, "corrections": 8},
+    "heun 64+8": {"method": "heun", "steps": 64, "corrections": 8},
 }
 LAGS = (1, 8, 24)
 
