@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -65,8 +66,10 @@ if mode == "parts":  # as where h5py has no MPI
 if mode == "large":  # too large to gain from being written together
     member_file.LARGE = 1
 queue = 0 if mode == "independent" else 1 << 28
+more = {{"compression": 4}} if mode == "compressed" else {{}}
 own = None if mode != "groups" else (MEMBERS[:1] if world.rank < 2 else MEMBERS[1:])
-writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **layout())
+kept = layout(**more)
+writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **kept)
 frames = shares[world.rank]
 for m in own or MEMBERS:
     x = truth(m)
@@ -113,6 +116,7 @@ def test_one_process_and_digests(tmp_path):
         ([[0, 1, 2, 3, 4, 5], [6], [0, 1, 2, 3], [4, 5, 6]], "groups"),
         ([[0, 1, 2], [3, 4, 5, 6]], "parts"),
         ([[], [6, 5, 0], [1, 2, 3, 4], []], "parts"),
+        ([[0, 4, 2, 6], [], [3, 5, 1]], "compressed"),
     ],
 )
 def test_ranks_write_what_one_process_writes(tmp_path, mpirun, shares, mode):
@@ -123,7 +127,7 @@ def test_ranks_write_what_one_process_writes(tmp_path, mpirun, shares, mode):
     assert join(tmp_path / "a", MEMBERS, verify="full")["digest"] == serial["digest"]
     agree(tmp_path / "a")
     left = {p.name for p in (tmp_path / "a" / "members").iterdir()}
-    apart = mode == "parts" or not h5py.get_config().mpi
+    apart = mode in ("parts", "compressed") or not h5py.get_config().mpi
     parts = {f"{m}.parts" for m in MEMBERS} if apart and len(shares) > 1 else set()
     assert left == {"3.nc", "4.nc", "9.nc"} | parts
     quiet("cdo", "-s", "sinfon", tmp_path / "a" / "members" / "4.nc")
@@ -326,6 +330,25 @@ def test_the_caller_may_reuse_its_memory(tmp_path, monkeypatch, mode):
         for m in MEMBERS:
             want = truth(m) if mask is None else np.where(mask, truth(m), np.nan)
             assert np.array_equal(a.read(m), want, equal_nan=True)
+
+
+def test_compression_changes_no_value(tmp_path):
+    coarse, size = {m: truth(m).round() for m in MEMBERS}, {}
+    for level in (0, 6):
+        writer = AnalysisWriter(
+            tmp_path / str(level), members=MEMBERS, **layout(compression=level)
+        )
+        for m, t in itertools.product(MEMBERS, (3, 0, 6, 1, 5, 2, 4)):
+            writer.write(m, t, coarse[m][t : t + 1])
+        writer.close()
+        join(tmp_path / str(level), MEMBERS, verify="full")
+        file = tmp_path / str(level) / "members" / "4.nc"
+        with h5py.File(file) as f:
+            size[level] = f["UWND"].id.get_storage_size()
+        with open_analysis(tmp_path / str(level)) as a:
+            assert all(np.array_equal(a.read(m), coarse[m]) for m in MEMBERS)
+        quiet("cdo", "-s", "sinfon", file)
+    assert size[6] < 0.6 * size[0], size
 
 
 def test_digests_of_older_files_are_known(tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ caller's own memory. Small ones queue up; `flush` and `close` write them in coll
 where a rank that has run out takes part with an empty selection. A queue that outgrows its limit
 is written on the spot, independently.
 
-Where h5py has no MPI, each rank writes a part of its own beside the member, which is then a
-virtual dataset over the parts: the same values for every reader.
+Where h5py has no MPI, or values are compressed (which together could only be done in step), each
+rank writes a part of its own beside the member, which is then a virtual dataset over the parts:
+the same values for every reader.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class AnalysisWriter:
         r"""Whether the ranks of a member write one file together."""
         import h5py
 
-        return self.world.comm is not None and bool(h5py.get_config().mpi)
+        together = self.world.comm is not None and bool(h5py.get_config().mpi)
+        return together and not self.layout.compression
 
     def _scratch(self, m: int) -> Path:
         return self.folder / f".{m}.{self.token}.partial"

@@ -142,7 +142,7 @@ class SharedFile:
 
 
 class PartFile:
-    r"""The part of one rank, for h5py without MPI: its blocks, one after the other."""
+    r"""The part of one rank, for h5py without MPI or compressed: its blocks, one by one."""
 
     def __init__(self, folder: Path, layout: Layout, rank: int) -> None:
         import h5py
@@ -150,7 +150,9 @@ class PartFile:
         self.layout, self.extents = layout, []
         folder.mkdir(exist_ok=True)
         self.path = folder / f"{rank:05d}.h5"
-        grow = {"maxshape": (None, *layout.grid), "chunks": layout.chunk}
+        grow: dict[str, Any] = {"maxshape": (None, *layout.grid), "chunks": layout.chunk}
+        if layout.compression:
+            grow |= {"compression": layout.compression, "shuffle": True}
         with h5py.File(self.path, "w", libver=LIBVER) as f:
             for name in layout.channels:
                 f.create_dataset(name, (0, *layout.grid), "<f4", **grow)

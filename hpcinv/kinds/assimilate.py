@@ -97,6 +97,12 @@ class Assimilate(Job):
     )
     batch: int = Field(16, ge=1, description="members a rank samples at once")
     rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
+    compression: int = Field(
+        0,
+        ge=0,
+        le=9,
+        description="gzip level of the analysis; ranks that share a member then write a part each",
+    )
     # the baselines
     training: tuple[int, int] | None = Field(None, description="frames a baseline learns from")
     oi: OI = Field(OI(), description="method: oi")
@@ -265,6 +271,7 @@ class Assimilate(Job):
             time_units=store.time_units,
             calendar=store.calendar,
             mask=store.mask,
+            compression=self.compression,
             attributes={"title": f"{self.method} {self._written}", "seed": self.seed},
         )
         for member, start, block in pieces:
