@@ -17,6 +17,7 @@ from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import VPSchedule
 
 from hpcinv import assimilation
+from hpcinv.assimilation.buffers import VARIABLE
 from hpcinv.assimilation.modal import ModalCovariance
 from hpcinv.diffusion import noise
 
@@ -47,6 +48,7 @@ COMPOSITIONS = {
     "center": {"compose": "center"},
     "junction": {"compose": "junction"},
     "coarse": {"compose": "junction", "coarse": assimilation.Coarse(3, 3, 2)},
+    "center-coarse": {"compose": "center", "coarse": assimilation.Coarse(3, 3, 2)},
     "one": {"compose": "center", "window": LENGTH},
 }
 
@@ -118,7 +120,8 @@ def modal():
 
 
 def every_case():
-    # Every composition with every guidance, the samplers taken in turn, then every sampler.
+    # Every composition with every guidance, the samplers taken in turn: of five compositions and
+    # five samplers every pair with a guidance occurs, and every pair of the two. Then more.
     turn = itertools.cycle(SAMPLERS)
     for c, g in itertools.product(COMPOSITIONS, GUIDANCES):
         s = next(turn)
@@ -168,11 +171,20 @@ def main(folder):
     out = run_all(world, *MODES["float"], only=7)
     if world.rank == 0:
         np.savez(Path(folder) / "groups.npz", **out)
+    # Tensors themselves handed to MPI, as one that knows the device takes them.
+    os.environ[VARIABLE] = "direct"
+    out = run_all(world, *MODES["float"], slabs=world.size, only=7)
+    if world.rank == 0:
+        np.savez(Path(folder) / "direct.npz", **out)
 
 
-# Every case in reproducible mode, every third without.
-ONLY = {"double": 3, "float": 1}
-MODES = {"double": (False, torch.float64), "float": (True, torch.float32)}
+# Every case in reproducible mode, some without.
+ONLY = {"double": 4, "float": 1, "loose": 6}
+MODES = {
+    "double": (False, torch.float64),
+    "float": (True, torch.float32),
+    "loose": (False, torch.float32),
+}
 
 
 @pytest.fixture(scope="module")
@@ -200,29 +212,30 @@ def test_same_on_ranks(alone, ranks, tmp_path):
          __file__, str(tmp_path)],
         env=environ, check=True, timeout=500,
     )  # fmt: skip
-    worst = 0.0
-    with np.load(tmp_path / "double.npz") as many:
-        assert set(many.files) == set(alone["double"])
-        for case in many.files:
-            one = alone["double"][case]
-            assert np.isfinite(one).all() and np.abs(one).max() > 0.1, case
-            error = np.abs(many[case] - one).max() / np.abs(one).max()
-            assert error <= 1e-10, (case, error)
-            worst = max(worst, error)
-    for name in ("float", "groups"):
+    worst = {}
+    for name, most in (("double", 1e-10), ("loose", 1e-5)):
+        with np.load(tmp_path / f"{name}.npz") as many:
+            assert set(many.files) == set(alone[name])
+            for case in many.files:
+                one = alone[name][case]
+                assert np.isfinite(one).all() and np.abs(one).max() > 0.1, case
+                error = np.abs(many[case] - one).max() / np.abs(one).max()
+                assert error <= most, (name, case, error)
+                worst[name] = max(worst.get(name, 0.0), error)
+    for name in ("float", "groups", "direct"):
         with np.load(tmp_path / f"{name}.npz") as many:
             for case in many.files:
                 assert np.array_equal(many[case], alone["float"][case]), (name, case)
-    print(f"{ranks} ranks: largest relative difference {worst:.1e}, reproducible: 0")
+    print(f"{ranks} ranks: largest relative differences {worst}, reproducible: 0")
 
 
 def test_batches_groups_and_memory_do_not_matter(alone):
     from hpcinv.parallel import World
 
-    small = run_all(World(), False, torch.float64, only=3, batch=2, rows=3)
+    small = run_all(World(), False, torch.float64, only=4, batch=2, rows=3)
     for case, one in alone["double"].items():
         assert np.abs(small[case] - one).max() <= 1e-10 * np.abs(one).max(), case
-    grouped = run_all(World(), True, torch.float64, only=3, group=4)
+    grouped = run_all(World(), True, torch.float64, only=4, group=4)
     for case, one in alone["double"].items():
         assert np.abs(grouped[case] - one).max() <= 1e-10 * np.abs(one).max(), case
     one_by_one = run_all(World(), True, torch.float32, only=2, batch=1)

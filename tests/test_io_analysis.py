@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from hpcinv.errors import BadInput
+from hpcinv.io import member_file
 from hpcinv.io.analysis import AnalysisWriter, join, open_analysis
-from hpcinv.io.atomic import digest_array, roll
+from hpcinv.io.atomic import digest_array, digest_frame, roll
 
 # As many frames as latitudes: dimensions must not be told apart by their length.
 L, LAT, LON = 7, np.linspace(90, -90, 7), np.arange(0, 360, 30.0)
@@ -64,8 +66,10 @@ if mode == "parts":  # as where h5py has no MPI
 if mode == "large":  # too large to gain from being written together
     member_file.LARGE = 1
 queue = 0 if mode == "independent" else 1 << 28
+more = {{"compression": 4}} if mode == "compressed" else {{}}
 own = None if mode != "groups" else (MEMBERS[:1] if world.rank < 2 else MEMBERS[1:])
-writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **layout())
+kept = layout(**more)
+writer = AnalysisWriter(folder, members=MEMBERS, own=own, world=world, queue=queue, **kept)
 frames = shares[world.rank]
 for m in own or MEMBERS:
     x = truth(m)
@@ -93,7 +97,7 @@ def agree(folder: Path) -> None:
 def test_one_process_and_digests(tmp_path):
     said = write(tmp_path)
     agree(tmp_path)
-    frames = {m: [digest_array(x) for x in truth(m)] for m in MEMBERS}
+    frames = {m: [digest_frame(x) for x in truth(m)] for m in MEMBERS}
     assert {m: d["frames"] for m, d in said["members"].items()} == frames
     assert said["digest"] == roll(roll(f) for f in frames.values())
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["3.nc", "4.nc", "9.nc"]
@@ -112,6 +116,7 @@ def test_one_process_and_digests(tmp_path):
         ([[0, 1, 2, 3, 4, 5], [6], [0, 1, 2, 3], [4, 5, 6]], "groups"),
         ([[0, 1, 2], [3, 4, 5, 6]], "parts"),
         ([[], [6, 5, 0], [1, 2, 3, 4], []], "parts"),
+        ([[0, 4, 2, 6], [], [3, 5, 1]], "compressed"),
     ],
 )
 def test_ranks_write_what_one_process_writes(tmp_path, mpirun, shares, mode):
@@ -122,7 +127,7 @@ def test_ranks_write_what_one_process_writes(tmp_path, mpirun, shares, mode):
     assert join(tmp_path / "a", MEMBERS, verify="full")["digest"] == serial["digest"]
     agree(tmp_path / "a")
     left = {p.name for p in (tmp_path / "a" / "members").iterdir()}
-    apart = mode == "parts" or not h5py.get_config().mpi
+    apart = mode in ("parts", "compressed") or not h5py.get_config().mpi
     parts = {f"{m}.parts" for m in MEMBERS} if apart and len(shares) > 1 else set()
     assert left == {"3.nc", "4.nc", "9.nc"} | parts
     quiet("cdo", "-s", "sinfon", tmp_path / "a" / "members" / "4.nc")
@@ -304,6 +309,54 @@ def test_a_missing_part_is_named(tmp_path, mpirun):
         join(tmp_path, MEMBERS)
     with pytest.raises(BadInput, match=r"9\.parts/00001\.h5.*missing"):
         open_analysis(tmp_path).read(9)
+
+
+@pytest.mark.parametrize("mode", ["queued", "at once", "at once, masked", "over its limit"])
+def test_the_caller_may_reuse_its_memory(tmp_path, monkeypatch, mode):
+    if mode.startswith("at once"):
+        monkeypatch.setattr(member_file, "LARGE", 1)
+    mask = np.arange(84).reshape(7, 12) % 5 > 0 if "masked" in mode else None
+    more = {"queue": 3000} if mode == "over its limit" else {}
+    writer = AnalysisWriter(tmp_path, members=MEMBERS, **more, **layout(mask=mask))
+    mine = np.empty((1, 2, 7, 12), "f4")
+    for m in MEMBERS:
+        for t in range(L):
+            mine[:] = truth(m)[t]
+            writer.write(m, t, mine)
+            assert np.array_equal(mine[0], truth(m)[t])  # no fill values in it
+        writer.flush()
+    writer.close()
+    with open_analysis(tmp_path) as a:
+        for m in MEMBERS:
+            want = truth(m) if mask is None else np.where(mask, truth(m), np.nan)
+            assert np.array_equal(a.read(m), want, equal_nan=True)
+
+
+def test_compression_changes_no_value(tmp_path):
+    coarse, size = {m: truth(m).round() for m in MEMBERS}, {}
+    for level in (0, 6):
+        writer = AnalysisWriter(
+            tmp_path / str(level), members=MEMBERS, **layout(compression=level)
+        )
+        for m, t in itertools.product(MEMBERS, (3, 0, 6, 1, 5, 2, 4)):
+            writer.write(m, t, coarse[m][t : t + 1])
+        writer.close()
+        join(tmp_path / str(level), MEMBERS, verify="full")
+        file = tmp_path / str(level) / "members" / "4.nc"
+        with h5py.File(file) as f:
+            size[level] = f["UWND"].id.get_storage_size()
+        with open_analysis(tmp_path / str(level)) as a:
+            assert all(np.array_equal(a.read(m), coarse[m]) for m in MEMBERS)
+        quiet("cdo", "-s", "sinfon", file)
+    assert size[6] < 0.6 * size[0], size
+
+
+def test_digests_of_older_files_are_known(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("hpcinv.io.analysis.digest_frame", digest_array)
+        old = write(tmp_path)
+    assert old["digest"] == roll(roll(digest_array(x) for x in truth(m)) for m in MEMBERS)
+    assert join(tmp_path, MEMBERS, verify="full")["digest"] == old["digest"]
 
 
 def test_nothing_is_committed_when_frames_are_missing(tmp_path):

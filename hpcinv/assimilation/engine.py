@@ -14,6 +14,7 @@ from torch import Tensor
 from ..diffusion import noise as keyed
 from ..errors import BadInput, Stopped
 from ..parallel import World
+from ..waiting import at
 from . import checkpoint as storage
 from .composition import Coarse
 from .composition import compose as composition
@@ -176,7 +177,8 @@ class _Run:
         self.part = part
         self.comm = None
         if world.size > 1:
-            self.comm = world.comm.Split(part.group, part.slab)
+            with at("the ranks of a member group"):
+                self.comm = world.comm.Split(part.group, part.slab)
         self.exchange = Exchange(terms, length, self.comm if part.slabs > 1 else None)
         self.wanted = part.members(members, block)
         # Blocks are filled up, so that a member's place in a call never changes.
@@ -219,7 +221,8 @@ class _Run:
 
     def close(self) -> None:
         if self.comm is not None:
-            self.comm.Free()
+            with at("the end of a member group"):
+                self.comm.Free()
 
     def _noise(self, ids: Sequence[int], step: int) -> Callable[[str], Tensor]:
         r"""Noise of own frames for some members: purpose -> ``(B, own, *state)``."""

@@ -15,16 +15,11 @@ import torch
 from torch import Tensor
 
 from ..waiting import at
+from .buffers import Direct, Host, buffers
 from .composition import Term
 from .partition import owners, slab
 
 __all__ = ["Borrowed", "Exchange", "Route"]
-
-
-def to_host(x: Tensor) -> np.ndarray:
-    r"""A contiguous host copy of ``x``, ready to be sent. The seam for CUDA-aware buffers."""
-
-    return x.detach().to("cpu", copy=True).contiguous().numpy()
 
 
 class Route:
@@ -81,8 +76,11 @@ class Route:
 class Borrowed:
     r"""Frames on their way; those already here can be used at once."""
 
-    def __init__(self, have: Tensor, pending: list, buffers: list, put: list) -> None:
-        self.have, self._pending, self._buffers, self._put = have, pending, buffers, put
+    def __init__(
+        self, have: Tensor, kind: type[Host] | type[Direct], pending: list, got: list, put: list
+    ) -> None:
+        self.have, self._kind = have, kind
+        self._pending, self._got, self._put = pending, got, put
 
     def finish(self) -> Tensor:
         r"""Waits for the rest. Returns ``(B, needed, *state)``."""
@@ -90,9 +88,9 @@ class Borrowed:
         with at("an exchange of frames"):
             for request in self._pending:
                 request.Wait()
-        for buffer, index in zip(self._buffers, self._put, strict=True):
-            self.have[:, index] = torch.from_numpy(buffer).to(self.have)
-        self._pending, self._buffers, self._put = [], [], []
+        for buffer, index in zip(self._got, self._put, strict=True):
+            self.have[:, index] = self._kind.arrived(buffer, self.have)
+        self._pending, self._got, self._put = [], [], []
         return self.have
 
 
@@ -103,11 +101,15 @@ class Exchange:
         terms: All terms of the trajectory.
         length: Number of frames L.
         comm: The MPI communicator of the member group's slabs, or None.
+
+    Attributes:
+        buffers: What is handed to MPI: `Host` or `Direct` (see `buffers`).
     """
 
     def __init__(self, terms: Sequence[Term], length: int, comm: Any = None) -> None:
         self.terms, self.length, self.comm = list(terms), length, comm
         self.rank, self.size = (0, 1) if comm is None else (comm.Get_rank(), comm.Get_size())
+        self.buffers = buffers()
         self.frames = slab(length, self.size, self.rank)
         self.owner = owners(self.terms, self.size)
         self.mine = [k for k, o in enumerate(self.owner) if o == self.rank]
@@ -164,20 +166,21 @@ class Exchange:
 
         self.exchanges += 1
         have = x.new_zeros((x.shape[0], len(self.needed), *x.shape[2:]))
-        pending, buffers, put = [], [], []
+        pending, got, put = [], [], []
         for r, index in self._receive.items():
-            buffer = to_host(x.new_empty((x.shape[0], len(index), *x.shape[2:])))
+            buffer = self.buffers.incoming(x, (x.shape[0], len(index), *x.shape[2:]))
             pending.append(self.comm.Irecv(buffer, source=r, tag=1))
-            buffers.append(buffer)
+            got.append(buffer)
             put.append(index)
         sends = []
         for r, index in self._send.items():
-            out = to_host(x[:, index])
+            out = self.buffers.outgoing(x[:, index])
             sends.append((self.comm.Isend(out, dest=r, tag=1), out))
             self.sent += out.nbytes
         have[:, self._local[0]] = x[:, self._local[1]]
         # A send's buffer must outlive it: the requests carry their arrays along.
-        return Borrowed(have, [*pending, *(_Sent(*s) for s in sends)], buffers, put)
+        sent = [_Sent(*s) for s in sends]
+        return Borrowed(have, self.buffers, [*pending, *sent], got, put)
 
     def give_back(self, rows: dict[int, Tensor], route: Route, like: Tensor) -> Tensor:
         r"""Adds weighted rows of terms into the frames they belong to.
@@ -192,26 +195,24 @@ class Exchange:
         """
 
         B, state = like.shape[0], like.shape[2:]
-        pending, buffers, sends = [], [], []
+        pending, got, sends = [], [], []
         for r, n in route.senders.items():
-            buffer = to_host(like.new_empty((B, n, *state)))
+            buffer = self.buffers.incoming(like, (B, n, *state))
             pending.append(self.comm.Irecv(buffer, source=r, tag=2))
-            buffers.append(buffer)
+            got.append(buffer)
         parts = []
         for r, entries in route.rows.items():
             block = torch.stack([rows[k][:, p] for k, p in entries], dim=1)
             if r == self.rank:
                 parts.append(block)
             else:
-                out = to_host(block)
+                out = self.buffers.outgoing(block)
                 sends.append((self.comm.Isend(out, dest=r, tag=2), out))
                 self.sent += out.nbytes
         with at("an exchange of means"):
-            for request in pending:
+            for request in [*pending, *(request for request, _ in sends)]:
                 request.Wait()
-        parts += [torch.from_numpy(b).to(like) for b in buffers]
-        for request, _ in sends:
-            request.Wait()
+        parts += [self.buffers.arrived(b, like) for b in got]
 
         total = torch.zeros_like(like)
         if parts:
@@ -234,10 +235,11 @@ class Exchange:
 
 
 class _Sent:
-    r"""A send under way, with the array it reads."""
+    r"""A send under way, with the memory it reads."""
 
-    def __init__(self, request: Any, array: np.ndarray) -> None:
+    def __init__(self, request: Any, array: Any) -> None:
         self._request, self._array = request, array
 
     def Wait(self) -> None:
-        self._request.Wait()
+        with at("an exchange of frames"):
+            self._request.Wait()

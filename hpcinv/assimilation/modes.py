@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..parallel import World
+from ..waiting import at
 from .checkpoint import Checkpoint
 from .config import GuidanceConfig, settings
 from .engine import Result, sample
@@ -270,10 +271,11 @@ def _last_frames(
             out[:, f - stop + count] = result.x[:, k].cpu()
     slabs = result.diagnostics["partition"]["slabs"]
     if slabs > 1:
-        comm = world.comm.Split(world.rank // slabs, world.rank)
         whole = out.numpy().copy()
-        comm.Allreduce(out.numpy(), whole)
-        comm.Free()
+        with at("the last frames of other time slabs"):
+            comm = world.comm.Split(world.rank // slabs, world.rank)
+            comm.Allreduce(out.numpy(), whole)
+            comm.Free()
         out = torch.from_numpy(whole)
 
     return dict(zip(result.members, out, strict=True))

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..waiting import at
-from .exchange import Exchange, to_host
+from .exchange import Exchange
 
 __all__ = ["Across", "Moment", "add_layers", "frames_of", "layers", "moments_of", "width"]
 
@@ -93,14 +92,14 @@ class Across:
     def _swap(self, x: Tensor, to: int | None, of: int | None) -> Tensor | None:
         exchange, out, sent = self._exchange, None, None
         if to is not None:
-            buffer = to_host(x)
+            buffer = exchange.buffers.outgoing(x)
             sent = exchange.comm.Isend(buffer, dest=to, tag=4)
             exchange.sent += buffer.nbytes
         with at("an exchange of frames"):
             if of is not None:
-                got: np.ndarray = to_host(x.new_empty((len(x), 1, *x.shape[2:])))
+                got = exchange.buffers.incoming(x, (len(x), 1, *x.shape[2:]))
                 exchange.comm.Recv(got, source=of, tag=4)
-                out = torch.from_numpy(got).to(x)
+                out = exchange.buffers.arrived(got, x)
             if sent is not None:
                 sent.Wait()
         return out

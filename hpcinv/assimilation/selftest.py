@@ -33,6 +33,7 @@ from torch import Tensor
 from ..diffusion import noise
 from ..errors import BadInput, Stopped, nearest
 from ..parallel import MPIWorld, World, connect, leave_mpi_alone
+from ..waiting import at
 from .checkpoint import Checkpoint
 from .engine import sample
 from .point_likelihood import PointLikelihood
@@ -223,7 +224,8 @@ def _half(world: World) -> World | None:
     if world.size == 1:
         return world
     members = max(world.size // 2, 1)
-    comm = world.comm.Split(int(world.rank >= members), world.rank)
+    with at("the half of the ranks"):
+        comm = world.comm.Split(int(world.rank >= members), world.rank)
     return MPIWorld(comm, world.local_rank) if world.rank < members else None
 
 

@@ -3,13 +3,15 @@ r"""Analyses: one CF netCDF file per ensemble member, written by all ranks that 
     members/<m>.nc    one member, dims (time, *grid), one variable per channel, physical units
     analysis.nc       all of them on (realization, time, *grid), a virtual dataset (see `join`)
 
-`write` never waits for another rank, so ranks may hold uneven numbers of frames, or none. Its
-blocks queue up; `flush` and `close` write them in collective rounds, where a rank that has run
-out takes part with an empty selection. A queue that outgrows its limit is written on the spot,
-independently.
+`write` never waits for another rank, so ranks may hold uneven numbers of frames, or none. Large
+blocks, which gain nothing from being collected with others', are written on the spot, from the
+caller's own memory. Small ones queue up; `flush` and `close` write them in collective rounds,
+where a rank that has run out takes part with an empty selection. A queue that outgrows its limit
+is written on the spot, independently.
 
-Where h5py has no MPI, each rank writes a part of its own beside the member, which is then a
-virtual dataset over the parts: the same values for every reader.
+Where h5py has no MPI, or values are compressed (which together could only be done in step), each
+rank writes a part of its own beside the member, which is then a virtual dataset over the parts:
+the same values for every reader.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ import numpy as np
 
 from ..errors import BadInput
 from ..parallel import World
-from .atomic import digest_array, roll, sync
+from ..waiting import at as waiting
+from . import member_file
+from .atomic import digest_frame, roll, sync
 from .cf import FILL, LIBVER, Layout, create_file, define_variable
 from .join_analysis import join
-from .member_file import LARGE, PartFile, SharedFile
+from .member_file import PartFile, SharedFile
 from .read_analysis import Analysis, open_analysis
 
 QUEUE = 256 << 20  # bytes a rank holds back for collective writing
@@ -82,6 +86,7 @@ class AnalysisWriter:
         self.ranks = {m: [r for r, h in enumerate(held) if m in h] or [0] for m in self.members}
         self.digests: dict[tuple[int, int], str] = {}
         self.queue: list[tuple[int, int, np.ndarray]] = []
+        self._spare: list[np.ndarray] = []
         self.token = self.world.broadcast(uuid.uuid4().hex[:8])
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +101,8 @@ class AnalysisWriter:
         r"""Whether the ranks of a member write one file together."""
         import h5py
 
-        return self.world.comm is not None and bool(h5py.get_config().mpi)
+        together = self.world.comm is not None and bool(h5py.get_config().mpi)
+        return together and not self.layout.compression
 
     def _scratch(self, m: int) -> Path:
         return self.folder / f".{m}.{self.token}.partial"
@@ -115,7 +121,8 @@ class AnalysisWriter:
             elif self.shared:
                 if ranks not in groups:
                     group = self.world.comm.Get_group().Incl(ranks)
-                    groups[ranks] = self.world.comm.Create_group(group, tag=min(m, 32000))
+                    with waiting(f"the ranks of member {m}"):
+                        groups[ranks] = self.world.comm.Create_group(group, tag=min(m, 32000))
                 files[m] = SharedFile(path, self.layout, m, groups[ranks])
             else:
                 files[m] = PartFile(path, self.layout, ranks.index(self.world.rank))
@@ -134,7 +141,7 @@ class AnalysisWriter:
             BadInput: If the block does not fit, comes twice, or is not finite.
         """
         lay = self.layout
-        block = np.array(block, dtype="<f4", order="C")  # a copy: the caller may reuse its own
+        block = np.ascontiguousarray(block, dtype="<f4")
         where = self.folder / f"{member}.nc"
         if member not in self.files:
             raise BadInput(f"this rank does not write member {member}", self.folder)
@@ -148,6 +155,9 @@ class AnalysisWriter:
                 f"of {lay.length} frames of shape {(len(lay.channels), *lay.grid)}",
                 where,
             )
+        large = block[:, :1].nbytes >= member_file.LARGE
+        if lay.mask is not None or not large:
+            block = self._copy(block)  # the caller may reuse its own
         if lay.mask is not None:
             block[..., ~np.asarray(lay.mask, bool)] = FILL
         if not np.isfinite(block).all():
@@ -156,14 +166,34 @@ class AnalysisWriter:
         for k, frame in enumerate(block):
             if (member, frame_start + k) in self.digests:
                 raise BadInput(f"frame {frame_start + k} was written twice", where)
-            self.digests[member, frame_start + k] = digest_array(frame)
+            self.digests[member, frame_start + k] = digest_frame(frame)
         if len(block) == 0:
+            return
+        if large:
+            self.files[member].write(frame_start, block)
+            if lay.mask is not None:
+                self._keep([block])
             return
         self.queue.append((member, frame_start, block))
         if sum(b.nbytes for *_, b in self.queue) > self.limit:
             for m, start, b in self.queue:
-                self.files[m].write(start, b, collective=False)
+                self.files[m].write(start, b)
+            self._keep([b for *_, b in self.queue])
             self.queue.clear()
+
+    def _copy(self, block: np.ndarray) -> np.ndarray:
+        r"""A copy in memory that an earlier block has left, if there is any: memory touched for
+        the first time costs more than the copy."""
+        for i, old in enumerate(self._spare):
+            if old.shape == block.shape:
+                np.copyto(old, block)
+                return self._spare.pop(i)
+        return block.copy()
+
+    def _keep(self, blocks: list[np.ndarray]) -> None:
+        self._spare = blocks + self._spare
+        while sum(b.nbytes for b in self._spare) > self.limit:
+            self._spare.pop()
 
     def flush(self) -> None:
         r"""Writes what is queued. Collective over the ranks of each member."""
@@ -171,6 +201,7 @@ class AnalysisWriter:
             blocks = [(start, block) for q, start, block in self.queue if q == m]
             self.queue = [item for item in self.queue if item[0] != m]
             self.files[m].write_rounds(_adjoin(blocks))
+            self._keep([block for _, block in blocks])
 
     def close(self) -> dict[str, Any]:
         r"""Writes the rest and gives the files their names. Collective over the world.
@@ -184,8 +215,9 @@ class AnalysisWriter:
         """
         self.flush()
         extents = {m: f.close() for m, f in self.files.items()}
-        for comm in self._groups.values():
-            comm.Free()
+        with waiting("the end of the members' files"):
+            for comm in self._groups.values():
+                comm.Free()
         told = self.world.gather(
             [[[m, t, d] for (m, t), d in self.digests.items()], sorted(extents.items())]
         )
@@ -264,7 +296,7 @@ def _adjoin(blocks: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]
     r"""Puts small blocks of consecutive frames together: fewer and larger writes."""
     runs: list[list[tuple[int, np.ndarray]]] = []
     for start, block in sorted(blocks, key=lambda b: b[0]):
-        small = sum(b[:, :1].nbytes for _, b in runs[-1]) < LARGE if runs else False
+        small = sum(b[:, :1].nbytes for _, b in runs[-1]) < member_file.LARGE if runs else False
         if small and runs[-1][-1][0] + len(runs[-1][-1][1]) == start:
             runs[-1].append((start, block))
         else:

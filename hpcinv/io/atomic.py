@@ -6,7 +6,16 @@ readers see the old file or the new one, never half of either.
 
 from __future__ import annotations
 
-__all__ = ["digest_array", "digest_bytes", "digest_external", "roll", "sync", "write_json"]
+__all__ = [
+    "digest_array",
+    "digest_bytes",
+    "digest_external",
+    "digest_frame",
+    "roll",
+    "same_frame",
+    "sync",
+    "write_json",
+]
 
 import hashlib
 import json
@@ -54,6 +63,22 @@ def digest_array(x: np.ndarray) -> str:
     h = hashlib.blake2b(f"{x.dtype.str}{x.shape}".encode(), digest_size=16)
     h.update(np.ascontiguousarray(x).data)
     return h.hexdigest()
+
+
+def digest_frame(x: np.ndarray) -> str:
+    r"""SHA-256 of an array as in `digest_array`, cut to 128 bits in hexadecimal.
+
+    For frames of stores and analyses, of which there are many bytes: processors with instructions
+    for it (x86 since 2019, ARMv8) take half as long as for BLAKE2b.
+    """
+    h = hashlib.sha256(f"{x.dtype.str}{x.shape}".encode())
+    h.update(np.ascontiguousarray(x).data)
+    return h.hexdigest()[:32]
+
+
+def same_frame(x: np.ndarray, digest: str) -> bool:
+    r"""Whether a frame has a digest; older files have that of `digest_array`."""
+    return digest_frame(x) == digest or digest_array(x) == digest
 
 
 def roll(digests: Iterable[str]) -> str:

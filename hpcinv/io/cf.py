@@ -37,6 +37,7 @@ class Layout:
         time, time_units, calendar: Time of every frame, with shape :math:`(L)`.
         mask: Where the grid is valid, with the grid's shape; elsewhere `_FillValue` is written.
         attributes: Global attributes (title, source of the data, seed ...).
+        compression: Level of gzip, 1 to 9, after a shuffle of bytes; 0: none.
     """
 
     channels: Sequence[str]
@@ -50,6 +51,7 @@ class Layout:
     long_names: Sequence[str | None] | None = None
     mask: np.ndarray | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    compression: int = 0
 
     def __post_init__(self) -> None:
         C = len(self.channels)
@@ -81,8 +83,11 @@ class Layout:
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        r"""Whole frames, about 8 MiB of them; large frames are cut along their first axis."""
+        r"""Whole frames, about 8 MiB of them; large frames are cut along their first axis. If
+        compressed, one frame: a chunk that is written bit by bit is compressed each time."""
         frame = 4 * int(np.prod(self.grid, dtype=np.int64))
+        if frame <= CHUNK and self.compression:
+            return (1, *self.grid)
         if frame <= CHUNK:
             return (max(1, min(self.length, CHUNK // max(frame, 1))), *self.grid)
         rows = max(1, self.grid[0] * CHUNK // frame)
@@ -156,7 +161,11 @@ def define_variable(f: Any, layout: Layout, channel: int, *, sources: Any = None
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(layout.chunk)
         plist.set_fill_value(np.array(FILL))
-        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        if layout.compression:  # by one process: space is allocated when its size is known
+            plist.set_shuffle()
+            plist.set_deflate(layout.compression)
+        else:
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple(layout.shape)
         h5py.h5d.create(f.id, name.encode(), h5py.h5t.IEEE_F32LE, space, plist)

@@ -43,11 +43,15 @@ class SharedFile:
                         define_variable(f, layout, c)
             except Exception as e:
                 error = e
+        self.file = None
         if comm is not None:
-            error = comm.bcast(error)
+            with waiting(f"the making of {path.name}"):
+                error = comm.bcast(error)
         if error is not None:
             raise error
-        self.file = None if comm is None else h5py.File(path, "r+", driver="mpio", comm=comm)
+        if comm is not None:
+            with waiting(f"the opening of {path.name}"):
+                self.file = h5py.File(path, "r+", driver="mpio", comm=comm)
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -138,7 +142,7 @@ class SharedFile:
 
 
 class PartFile:
-    r"""The part of one rank, for h5py without MPI: its blocks, one after the other."""
+    r"""The part of one rank, for h5py without MPI or compressed: its blocks, one by one."""
 
     def __init__(self, folder: Path, layout: Layout, rank: int) -> None:
         import h5py
@@ -146,7 +150,9 @@ class PartFile:
         self.layout, self.extents = layout, []
         folder.mkdir(exist_ok=True)
         self.path = folder / f"{rank:05d}.h5"
-        grow = {"maxshape": (None, *layout.grid), "chunks": layout.chunk}
+        grow: dict[str, Any] = {"maxshape": (None, *layout.grid), "chunks": layout.chunk}
+        if layout.compression:
+            grow |= {"compression": layout.compression, "shuffle": True}
         with h5py.File(self.path, "w", libver=LIBVER) as f:
             for name in layout.channels:
                 f.create_dataset(name, (0, *layout.grid), "<f4", **grow)

@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import BadInput
 from ..parallel import World
-from .atomic import digest_array, roll, sync, write_json
+from ..waiting import at as waiting
+from .atomic import digest_array, digest_frame, roll, sync, write_json
 from .statistics import Statistics
 from .store import FORMAT, STATIC
 
@@ -147,7 +148,8 @@ class StoreWriter:
                     h5py.h5d.create(f.id, b"x", h5py.h5t.IEEE_F32LE, space, plist)
             self.world.barrier("create part")
             how = {"driver": "mpio", "comm": self.world.comm} if self.shared else {}
-            self.file = h5py.File(path, "r+", **how)
+            with waiting(f"the opening of {path.name}"):
+                self.file = h5py.File(path, "r+", **how)
             self.parts = [("part-00000.h5", 0, self.length)]
             self.start = 0
         else:
@@ -184,7 +186,7 @@ class StoreWriter:
         at = start - self.start
         self.file["x"][at : at + len(block)] = block
         for k, x in enumerate(block):
-            self.digests[start + k] = digest_array(x)
+            self.digests[start + k] = digest_frame(x)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         r"""Frames [start, stop) that this rank has written, physical units, (n, C, *grid)."""
@@ -199,7 +201,7 @@ class StoreWriter:
                 step = f["x"].chunks[0]
                 for a in range(0, stop - start, step):
                     x = f["x"][a : a + step]
-                    self.digests |= {start + a + k: digest_array(row) for k, row in enumerate(x)}
+                    self.digests |= {start + a + k: digest_frame(row) for k, row in enumerate(x)}
                     yield start + a, x
 
     def close(self) -> str:
@@ -209,7 +211,8 @@ class StoreWriter:
             BadInput: If a frame was never written (or, of parts, read by `blocks`).
         """
         if self.file is not None:
-            self.file.close()
+            with waiting(f"closing the store {self.folder.name}"):
+                self.file.close()
             for name, *_ in self.parts:
                 path = self.scratch / name
                 if path.exists() and (self.world.rank == 0 or not self.shared):

@@ -92,8 +92,17 @@ class Assimilate(Job):
         1, ge=1, description="reproducible: members per network call; best a divisor of a rank's"
     )
     checkpoint_every: int = Field(8, ge=0, description="sampler steps between checkpoints")
+    checkpoint_minutes: float = Field(
+        10, ge=0, description="minutes after which the next step saves, too; 0: no such rule"
+    )
     batch: int = Field(16, ge=1, description="members a rank samples at once")
     rows: int = Field(16, ge=1, description="most (member, window) pairs per network call")
+    compression: int = Field(
+        0,
+        ge=0,
+        le=9,
+        description="gzip level of the analysis; ranks that share a member then write a part each",
+    )
     # the baselines
     training: tuple[int, int] | None = Field(None, description="frames a baseline learns from")
     oi: OI = Field(OI(), description="method: oi")
@@ -262,6 +271,7 @@ class Assimilate(Job):
             time_units=store.time_units,
             calendar=store.calendar,
             mask=store.mask,
+            compression=self.compression,
             attributes={"title": f"{self.method} {self._written}", "seed": self.seed},
         )
         for member, start, block in pieces:

@@ -76,7 +76,12 @@ def draw(job: Assimilate, ctx: Context, store: Any, table: Any) -> tuple[Any, It
         group=job.group,
         batch=job.batch,
         rows=job.rows,
-        checkpoint=Checkpoint(ctx.folder / "checkpoints", job.checkpoint_every, ctx.attempt),
+        checkpoint=Checkpoint(
+            ctx.folder / "checkpoints",
+            job.checkpoint_every,
+            ctx.attempt,
+            minutes=job.checkpoint_minutes,
+        ),
         progress=ctx.progress,
         stop=ctx.stop,
     )

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..io.atomic import digest_array, roll, sync
+from ..waiting import at
 from . import flags
 from .ioda import FILL, locations, write_table
 from .ioda import load as load_table
@@ -108,7 +109,8 @@ class Writer:
         shared = world.size > 1 and _parallel(world)
         if shared or world.size == 1:
             how = {"driver": "mpio", "comm": world.comm} if shared else {}
-            self._file = h5py.File(self._scratch, "r+", **how)
+            with at(f"the opening of {path.name}"):
+                self._file = h5py.File(self._scratch, "r+", **how)
 
     def add(self, rows: np.ndarray, ensembles: dict[str, np.ndarray]) -> None:
         r"""Takes what members see, by ensemble :math:`(M, D)`, of D rows of one frame."""
@@ -127,7 +129,8 @@ class Writer:
 
         digests = self.world.gather(self._digests)
         if self._file is not None:
-            self._file.close()
+            with at(f"closing {self.path.name}"):
+                self._file.close()
         else:
             told = self.world.gather(self._kept) or []
             if self.world.rank == 0:

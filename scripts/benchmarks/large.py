@@ -22,7 +22,7 @@ import torch
 
 from hpcinv import assimilation, parallel
 from hpcinv.io.analysis import AnalysisWriter, open_analysis
-from hpcinv.io.atomic import digest_array
+from hpcinv.io.atomic import digest_frame
 from hpcinv.models.autoencoder import Autoencoder
 from hpcinv.models.trajectory_denoiser import TrajectoryDenoiser
 
@@ -84,7 +84,7 @@ def main() -> None:
     for k, f in enumerate(found.frames):
         with torch.no_grad():
             x = decoder.decode(found.x[0, k : k + 1]).numpy()
-        digests[f] = digest_array(x[0])
+        digests[f] = digest_frame(x[0])
         writer.write(0, f, x)
         del x
     writer.close()
@@ -93,7 +93,7 @@ def main() -> None:
     start, wrong = time.perf_counter(), 0
     for f in found.frames:
         with open_analysis(args.folder) as a:
-            wrong += digest_array(a.read(0, f, f + 1)[0]) != digests[f]
+            wrong += digest_frame(a.read(0, f, f + 1)[0]) != digests[f]
     wrong = world.all_reduce(float(wrong))
     read = time.perf_counter() - start
     peaks = world.all_gather(most)

@@ -43,6 +43,7 @@ SAMPLERS = {
     "ddpm 128": {"method": "ddpm", "steps": 128},
     "heun 32+4": {"method": "heun", "steps": 32, "corrections": 4},
     "heun 16+4": {"method": "heun", "steps": 16, "corrections": 4},
+    "heun 63+8": {"method": "heun", "steps": 63, "corrections": 8},
     "heun 64+8": {"method": "heun", "steps": 64, "corrections": 8},
 }
 LAGS = (1, 8, 24)
@@ -54,7 +55,10 @@ def chosen(name: str, wanted: str) -> bool:
 
 def chain_settings(chain: Chain, solver: dict) -> dict[str, dict]:
     L = chain.length
-    out = {"full, own": {"window": L, "denoiser": chain.denoiser(L), "guidance": solver}}
+    out = {
+        f"full, {name}": {"window": L, "denoiser": chain.denoiser(L), "guidance": guidance}
+        for name, guidance in (("own", solver), ("sda", {"method": "sda", "scope": "trajectory"}))
+    }
     for W, V in ((9, 5), (17, 9)):
         base = {"window": W, "overlap": V, "denoiser": chain.denoiser(W)}
         markov = assimilation.MarkovCovariance(chain.moments(W), L, W, V)
@@ -62,6 +66,7 @@ def chain_settings(chain: Chain, solver: dict) -> dict[str, dict]:
             name, both = f"{rule} {W}/{V}", base | {"compose_": rule}
             out |= {
                 f"{name}, per window": both | {"guidance": solver | {"scope": "window"}},
+                f"{name}, sda": both | {"guidance": {"method": "sda", "scope": "trajectory"}},
                 f"{name}, own": both | {"guidance": solver | {"scope": "trajectory"}},
                 f"{name}, averaged": both | {"guidance": solver | {"covariance": "averaged"}},
                 f"{name}, markov": both
