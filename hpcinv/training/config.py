@@ -68,7 +68,14 @@ class TrainConfig(_Fields):
         ),
     ] = False
     checkpoint_every: Annotated[int, Field(gt=0, description="steps between checkpoints")] = 500
-    keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 2
+    keep: Annotated[
+        int,
+        Field(
+            ge=2,
+            description="checkpoints kept, besides the one that did best in a validation at its "
+            "step ('validate_every')",
+        ),
+    ] = 2
     validate_every: Annotated[
         int, Field(ge=0, description="steps between validations, 0 for only at the end")
     ] = 0

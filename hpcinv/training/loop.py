@@ -169,9 +169,10 @@ def train(
         "replicated": config.zero == 0,
     }
 
-    def checkpoint(step: int) -> None:
+    def checkpoint(step: int, validation: float | None = None) -> None:
         state = average.whole(here=world.rank == 0) if average is not None else {}
-        told = {}
+        seen = validation is not None and math.isfinite(validation)
+        told: dict[str, Any] = {"validation": validation if seen else None}
         if best is not None:
             state = {**state, **best.weights()}
             told["best"] = best.state
@@ -196,7 +197,7 @@ def train(
             loss = _step(engine, feed, config, world, step, batches, rate)
             if average is not None:
                 average.update(config.decay(step))
-            done = step + 1
+            done, figure = step + 1, None
             clock.lap("step")
             if done % config.log_every == 0 or done == config.steps:
                 norm = engine.get_global_grad_norm()
@@ -215,7 +216,7 @@ def train(
                 metrics.write(step=done, validation=figure)
             ended = done == config.steps or (best is not None and best.ended)
             if done % config.checkpoint_every == 0 or ended:
-                checkpoint(done)
+                checkpoint(done, figure)
                 saved = done
             if progress is not None:
                 progress.update(done, config.steps, loss=loss)
