@@ -186,7 +186,7 @@ def test_a_point_that_never_varies_is_refused(tmp_path):
     d["2m_temperature"][:, 2, 5] = 271.35  # below ice: nothing could be divided by its deviation
     d.to_netcdf(tmp_path / "x.nc")
     file = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
-    with pytest.raises(BadInput, match="never varies at 1 of its 40 points.*per: channel"):
+    with pytest.raises(BadInput, match=r"never varies at 1 of its 40 points.*per: channel"):
         measured(file, fields(phase="none"))
     measured(file, fields(phase="none", per="channel"))
 

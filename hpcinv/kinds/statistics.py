@@ -62,8 +62,9 @@ def name_still(mean: np.ndarray, var: np.ndarray, channels: list[str], where: ob
         if points.all():
             raise BadInput(f"channel '{name}' never varies", where, "Leave it out.")
         if points.any():
+            n = int(points.sum())
             raise BadInput(
-                f"channel '{name}' never varies at {int(points.sum())} of its {points.size} points",
+                f"channel '{name}' never varies at {n} of its {points.size} points",
                 where,
                 "Take more training frames, one deviation for all points of a channel (of an "
                 "import: statistics: {per: channel}), or smooth it.",
