@@ -166,8 +166,8 @@ class AutoencoderConfig(_Model):
     static: Annotated[
         list[str],
         Field(
-            description="fields that do not change, seen by both sides: 'mask', 'latitude', or "
-            "'static' variables of the import"
+            description="fields that do not change, seen by both sides: 'mask', 'floor' (the "
+            "share of the channels above it), 'latitude', or 'static' variables of the import"
         ),
     ] = []
 
