@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcinv.errors import BadInput
 from hpcinv.io.atomic import sync, write_bytes, write_json
+from hpcinv.training.alone import alone
 
 if TYPE_CHECKING:
     from hpcinv.parallel import World
@@ -229,7 +230,6 @@ class Checkpoints:
         """
         if manifest["world"] == self.world.size or manifest["replicated"]:
             return False
-        problem = ""
         if self.world.rank == 0:
             warnings.warn(
                 f"resuming a checkpoint of {manifest['world']} ranks on {self.world.size}: "
@@ -238,8 +238,8 @@ class Checkpoints:
                 stacklevel=2,
             )
             self._own(manifest)
-            problem = _convert(self.folder / manifest["tag"], self._universal(manifest))
-        problem = self.world.broadcast(problem)
+        source, target = self.folder / manifest["tag"], self._universal(manifest)
+        problem = self.world.broadcast(alone(self.world, lambda: _convert(source, target)))
         if problem:
             raise BadInput(
                 f"a checkpoint of {manifest['world']} ranks cannot be spread over "

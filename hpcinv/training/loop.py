@@ -20,6 +20,7 @@ from hpcinv.diffusion.noise import generator
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.io.atomic import digest_bytes
 from hpcinv.models import save
+from hpcinv.training.alone import alone
 from hpcinv.training.best import BEST, Best, copied, loss_of, tensors
 from hpcinv.training.checkpoints import Checkpoints
 from hpcinv.training.config import TrainConfig
@@ -318,13 +319,16 @@ def _export(
         figures = {"steps": best.state["seen"], "best_step": best.state["step"]}
     if math.isfinite(loss):
         figures["loss"] = loss
-    if world.rank == 0:
-        module = copied(learner, weights, config.seed)
+
+    def export() -> None:
+        module = copied(learner, weights, config.seed).to(engine.device)
         extra = learner.finish(module, feed.dataset, folder)
         if validation is not None and len(validation) and config.validation_samples:
             figures["validation"] = loss_of(learner, module, validation, config)
             metrics.write(step=figures["steps"], averaged_validation=figures["validation"])
-        figures |= extra
+        figures.update(extra)
         save(folder, module, learner.model, figures)
-    world.barrier("export")
+
+    # Of a large model it takes longer than a collective waits.
+    alone(world, export)
     return world.broadcast(figures)
