@@ -103,7 +103,7 @@ def main():
 
     folder, mode, fields = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(1)
-    world = connect("torch", rendezvous=folder, timeout=60)
+    world = connect("torch", rendezvous=folder, timeout=200)  # of a busy machine
     if mode == "kill":
         kill_in_save(rank=1, tag="step-4-")
     if mode == "hold":

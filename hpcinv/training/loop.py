@@ -140,7 +140,7 @@ def train(
             where=checkpoints.folder / manifest["tag"],
             instead="Start afresh (--fresh), or restore the fields.",
         )
-    flops = _flops(learner, dataset, config, world) if world.rank == 0 else 0
+    flops = alone(world, lambda: _flops(learner, dataset, config, world)) or 0
     universal = manifest is not None and checkpoints.spread(manifest)
     engine = start(learner, config, world, universal)
     average = Average(engine) if config.ema else None
