@@ -170,6 +170,27 @@ def test_a_channel_that_never_varies_is_refused(tmp_path):
         measured(GriddedFile(tmp_path / "x.nc", ["2m_temperature"]), fields())
 
 
+@pytest.mark.parametrize(
+    ("per", "phase"), [("point", "none"), ("channel", "none"), ("point", "month")]
+)
+def test_a_constant_is_refused_though_sums_of_it_are_rounded(tmp_path, per, phase):
+    d = dataset()
+    d["2m_temperature"][:] = 273.15
+    d.to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(BadInput, match="'2m_temperature' never varies"):
+        measured(GriddedFile(tmp_path / "x.nc", ["2m_temperature"]), fields(per=per, phase=phase))
+
+
+def test_a_point_that_never_varies_is_refused(tmp_path):
+    d = dataset()
+    d["2m_temperature"][:, 2, 5] = 271.35  # below ice: nothing could be divided by its deviation
+    d.to_netcdf(tmp_path / "x.nc")
+    file = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    with pytest.raises(BadInput, match=r"never varies at 1 of its 40 points.*per: channel"):
+        measured(file, fields(phase="none"))
+    measured(file, fields(phase="none", per="channel"))
+
+
 def test_land_is_masked_and_a_gap_in_the_sea_is_not(tmp_path):
     import json
 

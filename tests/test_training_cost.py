@@ -9,7 +9,7 @@ from training_toys import MODEL, StopAfter, Windows, run
 
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.kinds.study import load
-from hpcinv.launch.estimate import Estimate, estimates, refuse_what_cannot_fit
+from hpcinv.launch.estimate import Estimate, _advice, estimates, refuse_what_cannot_fit
 from hpcinv.launch.profile import Profile
 from hpcinv.models import build
 from hpcinv.training import cost
@@ -24,17 +24,28 @@ def _parameters(config, **shape):
     return sum(p.numel() for p in module.parameters()), module
 
 
-def test_presets_are_as_large_as_they_say():
-    globe = {"channels": 71, "grid": (721, 1440)}
-    n, module = _parameters(AutoencoderConfig(preset="appa-500m", context=4), **globe)
-    assert n == pytest.approx(500e6, rel=0.05)
-    assert 71 * 721 * 1440 / np.prod(module.latent_shape) >= 450
-    assert module.latent_shape == (32, 46, 90)
-    n, _ = _parameters(AutoencoderConfig(preset="base", context=4), **globe)
-    assert n == pytest.approx(127e6, rel=0.05)
-    latent = {"channels": 32, "grid": (46, 90)}
-    n, _ = _parameters(TrajectoryDenoiserConfig(preset="appa-1b", context=4), **latent)
-    assert n == pytest.approx(1e9, rel=0.05)
+GLOBE, LATENT = {"channels": 71, "grid": (721, 1440)}, {"channels": 32, "grid": (46, 90)}
+SIZES = [
+    (AutoencoderConfig, "tiny", GLOBE, 2.7e6),
+    (AutoencoderConfig, "small", GLOBE, 7.0e6),
+    (AutoencoderConfig, "base", GLOBE, 123e6),
+    (AutoencoderConfig, "appa-500m", GLOBE, 500e6),
+    (TrajectoryDenoiserConfig, "tiny", LATENT, 0.27e6),
+    (TrajectoryDenoiserConfig, "small", LATENT, 9.2e6),
+    (TrajectoryDenoiserConfig, "base", LATENT, 49e6),
+    (TrajectoryDenoiserConfig, "appa-1b", LATENT, 1e9),
+]
+
+
+@pytest.mark.parametrize(("config", "preset", "shape", "told"), SIZES)
+def test_presets_are_as_large_as_they_say(config, preset, shape, told):
+    n, module = _parameters(config(preset=preset, context=4), **shape)
+    print(preset, n)
+    assert n == pytest.approx(told, rel=0.05)
+    assert all(p.is_meta for p in module.parameters())
+    if preset == "appa-500m":
+        assert 71 * 721 * 1440 / np.prod(module.latent_shape) >= 450
+        assert module.latent_shape == (32, 46, 90)  # what appa-1b denoises
 
 
 def test_a_field_beside_a_preset_wins():
@@ -133,6 +144,54 @@ def test_what_cannot_fit_a_gpu_is_refused(tmp_path, monkeypatch):
         refuse_what_cannot_fit(study, tmp_path / "runs", profile)
     hours = Estimate("coder", study.jobs["coder"], large, 4).hours("A100")
     assert hours == pytest.approx(1000 * 8 * 1e12 / (0.35 * 312e12 * 4) / 3600)
+
+
+def _estimate(parameters, zero=0, tasks=4, batch=8):
+    from hpcinv.kinds.train import Train
+
+    job = Train.model_validate(
+        {"data": "states", "window": 1, "model": {"name": "autoencoder"},
+         "training": {"steps": 1, "batch": batch, "zero": zero},
+         "resources": {"tasks_per_node": tasks, "gpus_per_task": 1}}
+    )  # fmt: skip
+    return Estimate("coder", job, cost.Cost(parameters, 10**12, 4 * 10**9), tasks)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "zero", "said"),
+    [
+        # fp32 on V100s of 34.4 GB, 90% of them to fill, 1.5 GB the framework's: 20 bytes a
+        # parameter whole, 8 + 16 / 4 with stage 1, 24 / 4 with 3, 4 GB of activations a sample.
+        (10**9, 0, "fits a V100"),
+        (10**9, 3, "fits a V100; so does zero 0, accumulation 1"),
+        (1.2 * 10**9, 0, "to fit a V100: zero 0, accumulation 2"),
+        (2 * 10**9, 0, "to fit a V100: zero 1, accumulation 2"),
+        (4 * 10**9, 1, "to fit a V100: zero 3, accumulation 2"),
+        (6 * 10**9, 3, "does not fit a V100 with 4 ranks; 8 would do"),
+        (60 * 10**9, 3, "does not fit a V100 with 4 ranks"),
+    ],
+)
+def test_plan_proposes_the_smallest_stage_and_batch_that_fit(parameters, zero, said):
+    assert _advice(_estimate(int(parameters), zero), Profile(name="toy", gpu="V100")) == said
+
+
+def test_plan_knows_a_training_before_its_data_are_simulated(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "1_flows.yaml").write_text(
+        "kind: simulate\nsimulator: lorenz96\noptions: {n: 24}\nsimulations: 2\n"
+        "trajectory: {frames: 4}\n"
+    )
+    model = {"name": "trajectory_denoiser", "preset": "tiny", "context": 0}
+    (tmp_path / "2_prior.yaml").write_text(
+        json.dumps({"kind": "train", "data": "flows", "window": 2, "model": model,
+                    "training": {"steps": 1, "batch": 1}})
+    )  # fmt: skip
+    study = load(tmp_path)
+    study.check()
+    (found,), unknown = estimates(study, tmp_path / "runs")
+    assert unknown == []
+    n, _ = _parameters(study.jobs["prior"].model, channels=1, grid=(24,))
+    assert found.cost.parameters == n
 
 
 def test_curves_of_an_interrupted_run_are_those_of_a_straight_one(tmp_path, world):

@@ -82,6 +82,26 @@ def test_tags_are_not_used_twice_and_old_ones_go(tmp_path, world):
     assert (folder / "latest").read_text() == "step-7-a3\n"
 
 
+def test_the_best_checkpoint_is_kept_besides_the_last(tmp_path, world, monkeypatch):
+    told = iter([3.0, 1.0, float("nan"), 2.0, 4.0, 1.5])  # after steps 2, 4, ... 12
+    monkeypatch.setattr("hpcinv.training.loop._validate", lambda *_: next(told))
+    fields = {"steps": 13, "validate_every": 2, "validation": Windows()}
+    with pytest.raises(Stopped):
+        run(tmp_path, world, stop=StopAfter(7), **fields)
+    folder = tmp_path / "checkpoints"
+
+    def kept():
+        return sorted(int(p.name.split("-")[1]) for p in folder.glob("step-*"))
+
+    assert kept() == [4, 6, 7]
+    # A checkpoint is resumed from as before: the newest, not the best.
+    run(tmp_path, world, **fields)
+    assert kept() == [4, 12, 13]
+    assert (folder / "latest").read_text().startswith("step-13-")
+    assert json.loads((folder / "step-4-a1" / "manifest.json").read_text())["validation"] == 1.0
+    assert [a["step"] for a in _lines(tmp_path) if "loss" in a] == list(range(1, 14))
+
+
 def test_a_finished_training_is_only_exported_again(tmp_path, world):
     run(tmp_path, world)
     first = weights(tmp_path)

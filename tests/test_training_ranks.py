@@ -87,13 +87,27 @@ def test_a_kill_inside_a_save_loses_at_most_one_interval(tmp_path, zero):
 
 
 @pytest.mark.slow
+def test_the_average_is_sharded_as_the_optimiser_is(tmp_path):
+    assert _ranks(tmp_path, "hold") == [0, 0]
+    held = np.array([json.loads((tmp_path / f"held-{r}.json").read_text()) for r in range(2)])
+    average, moment = held[..., 0], held[..., 1]  # by rank and stage
+    np.testing.assert_array_equal(average, moment)
+    whole = average[0, 0]
+    np.testing.assert_array_equal(average[:, 0], whole)  # stage 0 replicates
+    # Halves, but for what fills their last rows up.
+    np.testing.assert_allclose(average[:, 1:], whole / 2, rtol=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_every_stage_and_precision_resumes_exactly_on_two_ranks(tmp_path, zero, precision):
     straight, cut = tmp_path / "straight", tmp_path / "cut"
-    _ranks(straight, "run", zero, precision=precision)
-    assert _ranks(cut, "stop", zero, precision=precision) == [75, 75]
-    _ranks(cut, "run", zero, precision=precision)
+    # Weights whose numbers do not divide among the ranks are filled up by some stages.
+    fields = {"precision": precision, "model": {"width": 15}}
+    _ranks(straight, "run", zero, **fields)
+    assert _ranks(cut, "stop", zero, **fields) == [75, 75]
+    _ranks(cut, "run", zero, **fields)
     assert weights(cut) == weights(straight)
 
 
@@ -138,7 +152,7 @@ def _steps(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("zero", "size"), [(1, 1), (3, 1), (2, 4)])
+@pytest.mark.parametrize(("zero", "size"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 4), (3, 4)])
 def test_shards_are_spread_over_another_number_of_ranks(tmp_path, zero, size):
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     _ranks(straight, "run", zero)

@@ -79,14 +79,36 @@ def kill_in_save(rank, tag):
         checkpoints.sync = dying
 
 
+def hold(folder, world):
+    r"""Writes how many numbers this rank holds of the average and of Adam's first moment, by
+    ZeRO stage."""
+    from hpcinv.training.engine import Average, start
+
+    found = []
+    for zero in range(4):
+        learner = DiffusionLearner(MODEL, seed=5)
+        engine = start(learner, config(zero=zero), world)
+        drawn = learner.draws(Windows(), [(0, 0), (0, 1)], 5, "training")
+        engine.backward(engine({k: torch.from_numpy(v) for k, v in drawn.items()}))
+        engine.step()
+        average = sum(m.numel() for m in Average(engine).shards)
+        inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        moment = sum(s["exp_avg"].numel() for s in inner.state.values())
+        found.append([average, moment])
+    (folder / f"held-{world.rank}.json").write_text(json.dumps(found))
+
+
 def main():
     from hpcinv.parallel import connect
 
     folder, mode, fields = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(1)
-    world = connect("torch", rendezvous=folder, timeout=60)
+    world = connect("torch", rendezvous=folder, timeout=200)  # of a busy machine
     if mode == "kill":
         kill_in_save(rank=1, tag="step-4-")
+    if mode == "hold":
+        hold(folder, world)
+        sys.exit(world.finish(0))
     stop = StopAfter(3) if mode == "stop" else None
     code = 0
     try:

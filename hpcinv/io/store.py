@@ -42,6 +42,8 @@ class TrajectoryStore:
         time: Time of every frame, in `time_units` of `calendar`, with shape :math:`(L)`.
         segments: Half-open ranges of consecutive frames.
         mask: Where the grid is valid, with the grid's shape, or None.
+        below: Where a channel lies below a floor and repeats the level above, with shape
+            :math:`(C, *grid)`, or None.
         static: Fields that do not change, by name, with the grid's shape.
         kept_context: What the store itself keeps of each frame for a model, or None (`context`).
     """
@@ -62,6 +64,7 @@ class TrajectoryStore:
         self.calendar: str = index["calendar"]
         self.segments = [tuple(s) for s in arrays["segments"].tolist()]
         self.mask = arrays.get("mask")
+        self.below = arrays.get("below")
         self.static = {
             k.removeprefix(STATIC): v for k, v in arrays.items() if k.startswith(STATIC)
         }

@@ -39,6 +39,8 @@ class StoreWriter:
         coord_attrs: CF attributes of each coordinate (`units`, `standard_name`, ...).
         time, time_units, calendar: Time of every frame.
         segments: Runs of consecutive frames; by default everything is one run.
+        mask: Where the grid is valid, with the grid's shape.
+        below: Where a channel lies below a floor, with shape :math:`(C, *grid)`.
         context: Per frame features for the denoiser where time does not say them.
         static: Fields that do not change, by name, with the grid's shape.
         attributes: Provenance, JSON-like.
@@ -66,6 +68,7 @@ class StoreWriter:
         long_names: Sequence[str | None] | None = None,
         segments: Sequence[tuple[int, int]] | None = None,
         mask: np.ndarray | None = None,
+        below: np.ndarray | None = None,
         context: np.ndarray | None = None,
         static: dict[str, np.ndarray] | None = None,
         attributes: dict[str, Any] | None = None,
@@ -90,6 +93,8 @@ class StoreWriter:
         }
         if mask is not None:
             self.arrays["mask"] = np.asarray(mask, bool)
+        if below is not None:
+            self.arrays["below"] = np.asarray(below, bool)
         if context is not None:
             self.arrays["context"] = np.asarray(context, np.float32)
         for name, field in (static or {}).items():

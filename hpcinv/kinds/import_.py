@@ -97,8 +97,11 @@ class Import(Job):
     select: dict[str, float | str] | None = Field(
         None, description="labels along further dimensions, e.g. {number: 0}"
     )
-    missing: Literal["error", "mask"] = Field(
-        "error", description="'mask': points missing in every frame are masked (land)"
+    missing: Literal["error", "mask", "floor"] = Field(
+        "error",
+        description="'mask': points missing in every frame are masked (land), in all channels; "
+        "'floor': levels missing below a sea floor repeat the lowest one that is there and count "
+        "for nothing in an autoencoder's loss, points without any level are masked",
     )
     statistics: StatisticsFields | None = None
 
@@ -198,6 +201,7 @@ class Import(Job):
         import numpy as np
 
         from ..io.fields import GriddedFile
+        from ..io.sea_floor import SeaFloor
         from ..io.write_store import StoreWriter
         from .statistics import climatology, name_missing
 
@@ -224,8 +228,12 @@ class Import(Job):
             )  # fmt: skip
         lo, hi = ctx.world.share(0, L)
         step = max(1, (64 << 20) // max(1, 4 * len(file.channels) * _points(file)))
-        mask = None
-        if self.missing == "mask":
+        mask = floor = None
+        if self.missing == "floor":
+            there = np.isfinite(file.read(0, 1)[0])
+            floor = SeaFloor(there, [v for _, v, _ in file.channels])
+            mask = floor.mask
+        elif self.missing == "mask":
             # A point missing in the first frame is land if it is missing in all (checked below).
             mask = np.isfinite(file.read(0, 1)).all((0, 1))
         said = [self.variables[v] for _, v, _ in file.channels]
@@ -257,6 +265,7 @@ class Import(Job):
             time_units=file.time_units,
             calendar=file.calendar,
             mask=mask,
+            below=None if floor is None else floor.below,
             static=file.static,
             attributes={"source": str(file.path).rstrip("/").rpartition("/")[2]},
             world=ctx.world,
@@ -265,6 +274,7 @@ class Import(Job):
         ctx.progress.begin("importing frames")
         for t in range(lo, hi, step):
             x = file.read(t, min(t + step, hi))
+            x = x if floor is None else floor.fill(x)
             name_missing(x, t, file, mask)
             writer.write(t, np.nan_to_num(x, copy=False) if mask is not None else x)
             ctx.progress.update(min(t + step, hi) - lo, hi - lo)

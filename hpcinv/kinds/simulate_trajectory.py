@@ -172,6 +172,7 @@ def _statistics(writer: Any, frames: int, state: Any) -> Any:
     import numpy as np
 
     from ..io.statistics import Statistics
+    from .statistics import name_still
 
     P = state.cycle
     phases = np.arange(writer.length) % P  # trajectories are whole cycles
@@ -198,9 +199,7 @@ def _statistics(writer: Any, frames: int, state: Any) -> Any:
     pooled = mean.mean(same, keepdims=True)
     var = (spread / n + (mean - pooled) ** 2).mean(same, keepdims=True) * n / (n - 1)
     mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (n + 1) / n))
-    still = [c for c, _ in enumerate(state.channels) if not var[:, c].mean() > 0]
-    if still:
-        raise BadInput(f"channel '{list(state.channels)[still[0]]}' never varies", writer.folder)
     if state.mask is not None:
         var = np.where(state.mask, var, 1.0)
+    name_still(mean, var, list(state.channels), writer.folder)
     return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count.astype(np.int64), phases)

@@ -2,7 +2,7 @@ r"""Climatology and standard deviation of a file's training frames, summed over 
 
 from __future__ import annotations
 
-__all__ = ["climatology", "name_missing"]
+__all__ = ["climatology", "name_missing", "name_still"]
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -43,6 +43,34 @@ def name_missing(x: np.ndarray, start: int, file: GriddedFile, mask: np.ndarray 
     )
 
 
+def name_still(mean: np.ndarray, var: np.ndarray, channels: list[str], where: object) -> None:
+    r"""Raises for the first channel that never varies somewhere, by whose deviation none can
+    divide.
+
+    Arguments:
+        mean, var: With shape :math:`(P, C, *grid)`; the variance of what does not count is 1.
+        channels: The names of the channels.
+        where: The store or file.
+
+    Raises:
+        BadInput: With the channel, and the number of its points if they are not all.
+    """
+    # What is below the resolution of the numbers is no variance, but how their sums were rounded.
+    still = ~(var > np.square(np.finfo(np.float32).eps * mean))
+    for c, name in enumerate(channels):
+        points = still[:, c].any(0)
+        if points.all():
+            raise BadInput(f"channel '{name}' never varies", where, "Leave it out.")
+        if points.any():
+            n = int(points.sum())
+            raise BadInput(
+                f"channel '{name}' never varies at {n} of its {points.size} points",
+                where,
+                "Take more training frames, one deviation for all points of a channel (of an "
+                "import: statistics: {per: channel}), or smooth it.",
+            )
+
+
 def climatology(
     read: Callable[[int, int], np.ndarray],
     own: tuple[int, int],
@@ -64,8 +92,8 @@ def climatology(
         mask: Where the grid is valid, or None.
 
     Raises:
-        BadInput: If a phase has fewer than two training frames, a channel never varies, or the
-            training frames are not in the file.
+        BadInput: If a phase has fewer than two training frames, a channel never varies (at some
+            point), or the training frames are not in the file.
     """
     import cftime
 
@@ -107,10 +135,8 @@ def climatology(
     mean = total(1, None) / n
     var = total(2, mean) / (n - 1) * (n + 1) / n  # of a year that is not in the mean
     valid = np.ones(shape[2:], bool) if mask is None or pooled else mask
-    still = [c for c in range(shape[1]) if not var[:, c][:, valid].mean() > 0]
-    if still:
-        raise BadInput(f"channel '{file.channels[still[0]][0]}' never varies", file.path)
     var = np.where(valid, var if pooled else _smooth(var, file, fields), 1.0)
+    name_still(mean, var, [c for c, *_ in file.channels], file.path)
     return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases, grid)
 
 

@@ -388,11 +388,14 @@ def fit(
 
 def importance(store: Any):
     r"""Weights of squared standardised errors: area times variance, so that the loss is in
-    physical units, with shape (C, *grid) and mean 1. Polar rows keep a tenth of the mean."""
+    physical units, with shape (C, *grid) and mean 1. Polar rows keep a tenth of the mean; land
+    and what lies below a floor have none."""
     import numpy as np
 
     w = np.broadcast_to(store.weights(), (len(store.channels), *store.grid)).copy()
     valid = w > 0 if store.mask is None else np.broadcast_to(store.mask, w.shape)
+    if store.below is not None:
+        valid = valid & ~store.below
     w = np.where(valid, np.maximum(w, 0.1), 0.0)
     if store.statistics is not None:
         w = w * np.square(store.statistics.std, dtype=np.float64).mean(0)

@@ -113,6 +113,8 @@ def static_fields(store: TrajectoryStore, names: list[str]) -> np.ndarray:
     known = dict(store.static)
     if store.mask is not None:
         known["mask"] = store.mask
+    if store.below is not None:
+        known["floor"] = 1 - store.below.mean(0)  # the share of the channels above it
     for axis, (name, x) in enumerate(store.coords.items()):
         if store.coord_attrs[name].get("standard_name") == "latitude":
             shape = [-1 if k == axis else 1 for k in range(len(store.grid))]

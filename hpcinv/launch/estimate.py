@@ -1,7 +1,7 @@
 r"""What the planner says of a training: operations, memory of each ZeRO stage, hours on a GPU.
 
 The figures come from `hpcinv.training.cost`, which needs torch: it runs once, in a process of its
-own, and its answer is kept in the user's cache.
+own, and its answer is kept in the user's cache. So does what a simulator says of its states.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from ..io.atomic import digest_bytes, write_bytes
 from ..kinds.encode import Encode
 from ..kinds.import_ import Import
 from ..kinds.prepare import input_folders
+from ..kinds.simulate import Simulate
 from ..kinds.study import Study
 from ..kinds.train import Train
 from ..runs.progress import clock
+from ..simulators import BUILT_IN
 from ..training.cost import Cost, memory
 from ..training.devices import DEVICES
 from .profile import Profile
@@ -76,6 +78,15 @@ class Estimate:
                     return zero, share // micro
         return None
 
+    def more(self, room: int) -> int | None:
+        r"""The fewest ranks that fit, of those the batch can be cut among by doubling, or None."""
+        ranks = 2 * self.ranks
+        while self.job.training.batch % ranks == 0:
+            if replace(self, ranks=ranks).fitting(room):
+                return ranks
+            ranks *= 2
+        return None
+
 
 def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
     r"""Of all training jobs asked for, and the names of those whose data are not known yet."""
@@ -84,6 +95,8 @@ def estimates(study: Study, runs: Path) -> tuple[list[Estimate], list[str]]:
     for name in study.order():
         job = study.jobs[name]
         if name not in study.wanted or not isinstance(job, Train):
+            continue
+        if job.model.name == "posterior":  # small beside any memory: its size is not traced
             continue
         shape = shape_of(study, runs, name, job.data)
         if shape is None:
@@ -117,16 +130,32 @@ def shape_of(study: Study, runs: Path, name: str, ref: str) -> tuple[int, tuple[
     if isinstance(job, Encode):
         coder, states = study.jobs.get(job.autoencoder), shape_of(study, runs, ref, job.data)
         return coder.model.latent(states[1]) if isinstance(coder, Train) and states else None
+    if isinstance(job, Simulate) and job.trajectory is not None:
+        return _simulated(job)
     return job.store_shape() if isinstance(job, Import) else None
 
 
+def _simulated(job: Simulate) -> tuple[int, tuple[int, ...]] | None:
+    r"""Of the states of a built-in simulator; one's own module is not run to make a plan."""
+    if job.simulator not in BUILT_IN:
+        return None
+    asked = {"simulator": job.simulator, "options": job.options}
+    try:
+        told = _told("hpcinv.simulators.shapes", {job.simulator: asked})[job.simulator]
+    except RuntimeError:  # an extra is missing, or an option is wrong: the job will tell
+        return None
+    return told[0], tuple(told[1:])
+
+
 def _costs(asked: dict[str, dict[str, Any]]) -> dict[str, Cost]:
-    r"""Of each training by name, from the cache or one process for all that are not there."""
+    r"""Of each training by name."""
+    return {n: Cost(**told) for n, told in _told("hpcinv.training.cost", asked).items()}
+
+
+def _told(module: str, asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    r"""A module's answers by name, from the cache or one process for all that are not there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hpcinv" / "costs"
-    files = {
-        name: cache / f"{digest_bytes(json.dumps(fields, sort_keys=True).encode())}.json"
-        for name, fields in asked.items()
-    }
+    files = {name: cache / f"{_key(fields)}.json" for name, fields in asked.items()}
     said: dict[str, str] = {}
     for name, file in files.items():
         try:
@@ -136,22 +165,26 @@ def _costs(asked: dict[str, dict[str, Any]]) -> dict[str, Cost]:
     new = [n for n in asked if n not in said]
     if new:
         done = subprocess.run(
-            [sys.executable, "-m", "hpcinv.training.cost"],
-            input=json.dumps([asked[n] for n in new]),
+            [sys.executable, "-m", module],
+            input=json.dumps([asked[n] for n in new], default=str),
             capture_output=True,
             text=True,
             timeout=600,
         )
         if done.returncode:
-            raise RuntimeError(f"the cost of a training could not be traced:\n{done.stderr}")
-        for name, cost in zip(new, json.loads(done.stdout), strict=True):
-            said[name] = json.dumps(cost)
+            raise RuntimeError(f"{module} could not answer:\n{done.stderr}")
+        for name, answer in zip(new, json.loads(done.stdout), strict=True):
+            said[name] = json.dumps(answer)
             try:
                 cache.mkdir(parents=True, exist_ok=True)
                 write_bytes(files[name], said[name].encode())
             except OSError:  # a home that is full or read-only: the next plan asks again
                 continue
-    return {name: Cost(**json.loads(said[name])) for name in asked}
+    return {name: json.loads(said[name]) for name in asked}
+
+
+def _key(fields: dict[str, Any]) -> str:
+    return digest_bytes(json.dumps(fields, sort_keys=True, default=str).encode())
 
 
 def estimate_table(found: list[Estimate], profile: Profile) -> Any:
@@ -195,12 +228,15 @@ def _advice(e: Estimate, profile: Profile) -> str:
         room, what = int(e.job.resources.mem_per_task), "the memory asked for"
     else:
         what = f"a {profile.gpu}"
-    if e.held(t.zero) <= room:
-        return f"fits {what}"
     fit = e.fitting(room)
-    if fit is None:
-        return f"does not fit {what} with {e.ranks} ranks"
-    return f"to fit {what}: zero {fit[0]}, accumulation {fit[1]}"
+    if e.held(t.zero) <= room:
+        if fit is None or fit[0] >= t.zero:
+            return f"fits {what}"
+        return f"fits {what}; so does zero {fit[0]}, accumulation {fit[1]}"
+    if fit is not None:
+        return f"to fit {what}: zero {fit[0]}, accumulation {fit[1]}"
+    more = e.more(room)
+    return f"does not fit {what} with {e.ranks} ranks" + (f"; {more} would do" if more else "")
 
 
 def refuse_what_cannot_fit(study: Study, runs: Path, profile: Profile) -> None:

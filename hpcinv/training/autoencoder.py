@@ -88,12 +88,16 @@ class AutoencoderLearner(Learner):
     @torch.no_grad()
     def finish(self, module: torch.nn.Module, dataset: Dataset, folder: Path) -> dict[str, Any]:
         r"""Standardises the latents; writes `decoder_error.h5` if there are held states."""
+        device = next(module.parameters()).device
+
+        def given(sample: Sample) -> tuple[Tensor, Tensor | None]:
+            context = torch.from_numpy(sample["context"]).to(device) if module.context else None
+            return torch.from_numpy(sample["x"]).to(device), context
+
         latents, samples = [], min(CALIBRATION, len(dataset))
         for number in range(samples):
             # An epoch that training has not reached: fresh draws where there is augmentation.
-            sample = dataset.sample(1 << 20, number)
-            context = torch.from_numpy(sample["context"]) if module.context else None
-            latents.append(module.raw_latent(torch.from_numpy(sample["x"]), context))
+            latents.append(module.raw_latent(*given(dataset.sample(1 << 20, number))))
         module.calibrate(torch.cat(latents))
         extra: dict[str, Any] = {"latent_shape": list(module.latent_shape)}
         extra["latent_power"] = float(module.latent_std.square().mean())
@@ -104,14 +108,12 @@ class AutoencoderLearner(Learner):
         kept = {chosen[i] for i in _spread(len(chosen), self.terms.residuals)}
         residuals, error, power = [], 0.0, 0.0
         for number in chosen:
-            sample = self.held.sample(0, number)
-            x = torch.from_numpy(sample["x"])
-            context = torch.from_numpy(sample["context"]) if module.context else None
+            x, context = given(self.held.sample(0, number))
             r = x - module.decode(module.encode(x, context), context)
             error += float((self.weights * r.square()).mean())
             power += float((self.weights * x.square()).mean())
             if number in kept:
-                residuals.append(r.numpy())
+                residuals.append(r.cpu().numpy())
         extra["held_states"] = len(chosen) * len(x)
         extra["held_error"] = error / max(power, 1e-30)
         if residuals and self.lat is not None and self.lon is not None:

@@ -7,7 +7,7 @@ ends in the same weights as one that ran through.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,10 +54,12 @@ def loss_of(
 ) -> float:
     r"""The loss of a module on validation samples, by one rank: the mean of single samples'."""
     number = min(config.validation_samples, len(validation))
-    batches = [
-        tensors(learner, validation, keys, config.seed, "validation")
+    device = next(module.parameters()).device
+    batches = (
+        {k: v.to(device) for k, v in
+         tensors(learner, validation, keys, config.seed, "validation").items()}
         for keys in _cut(range(number), learner.validated)
-    ]
+    )  # fmt: skip
     return _mean(learner, module, batches)
 
 
@@ -65,7 +67,7 @@ def _cut(numbers: range, size: int) -> list[list[tuple[int, int]]]:
     return [[(0, n) for n in numbers[i : i + size]] for i in range(0, len(numbers), size)]
 
 
-def _mean(learner: Learner, module: nn.Module, batches: list[dict[str, Tensor]]) -> float:
+def _mean(learner: Learner, module: nn.Module, batches: Iterable[dict[str, Tensor]]) -> float:
     r"""The loss of a module, averaged over the samples of some batches."""
     trained, was = learner.module, learner.training
     learner.module = module

@@ -8,7 +8,8 @@ r"""Checkpoints that are whole or are not there.
       latest                the name of a tag, moved by one rename after all ranks are done
 
 A kill at any moment leaves `latest` on a whole checkpoint. A file damaged later is found by its
-digest, and the newest whole tag is taken instead.
+digest, and the newest whole tag is taken instead. The last few are kept, and the one with the
+best validation among those that were validated at their step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcinv.errors import BadInput
 from hpcinv.io.atomic import sync, write_bytes, write_json
+from hpcinv.training.alone import alone
 
 if TYPE_CHECKING:
     from hpcinv.parallel import World
@@ -51,7 +54,7 @@ class Checkpoints:
     Arguments:
         folder: The folder `checkpoints`.
         world: The ranks that save and load together.
-        keep: The number of whole checkpoints kept.
+        keep: The number of whole checkpoints kept, the best one not counted.
         attempt: The number of this start of the job. A number whose tag exists is passed over.
     """
 
@@ -78,7 +81,8 @@ class Checkpoints:
         Arguments:
             engine: The DeepSpeed engine.
             average: The moving average, whole, on rank 0.
-            state: What must agree when it is loaded; `step` among it.
+            state: What must agree when it is loaded; `step` among it, and `validation`, the loss
+                of a validation at this step, where there was one.
 
         Returns:
             The checkpoint's tag.
@@ -149,14 +153,24 @@ class Checkpoints:
         ) from error
 
     def _prune(self, latest: str) -> None:
-        r"""Removes whole checkpoints beyond the last kept, and torn ones older than the latest."""
+        r"""Removes whole checkpoints beyond the last kept, but for the best, and torn ones."""
         names = [name for *_, name in self._tags() if name != latest]
         whole = [n for n in names if (self.folder / n / MANIFEST).exists()]
         torn = [n for n in names if n not in whole]
-        for name in torn + whole[: max(0, len(whole) - (self.keep - 1))]:
+        best = min([*whole, latest], key=self._validation)
+        old = whole[: max(0, len(whole) - (self.keep - 1))]
+        for name in torn + [n for n in old if n != best or self._validation(n) == math.inf]:
             # Without its manifest a tag is not whole, so a kill inside the removal is harmless.
             (self.folder / name / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _validation(self, tag: str) -> float:
+        r"""The loss of the validation at a checkpoint's step, infinite where there was none."""
+        try:
+            value = json.loads((self.folder / tag / MANIFEST).read_text()).get("validation")
+        except (OSError, ValueError):
+            value = None
+        return math.inf if value is None else value
 
     def _verdict(self, tag: str) -> tuple[dict[str, Any] | None, str]:
         r"""The tag's manifest if all its files are as they were written, else why not."""
@@ -216,7 +230,6 @@ class Checkpoints:
         """
         if manifest["world"] == self.world.size or manifest["replicated"]:
             return False
-        problem = ""
         if self.world.rank == 0:
             warnings.warn(
                 f"resuming a checkpoint of {manifest['world']} ranks on {self.world.size}: "
@@ -225,8 +238,8 @@ class Checkpoints:
                 stacklevel=2,
             )
             self._own(manifest)
-            problem = _convert(self.folder / manifest["tag"], self._universal(manifest))
-        problem = self.world.broadcast(problem)
+        source, target = self.folder / manifest["tag"], self._universal(manifest)
+        problem = self.world.broadcast(alone(self.world, lambda: _convert(source, target)))
         if problem:
             raise BadInput(
                 f"a checkpoint of {manifest['world']} ranks cannot be spread over "

@@ -68,7 +68,14 @@ class TrainConfig(_Fields):
         ),
     ] = False
     checkpoint_every: Annotated[int, Field(gt=0, description="steps between checkpoints")] = 500
-    keep: Annotated[int, Field(ge=2, description="checkpoints kept")] = 2
+    keep: Annotated[
+        int,
+        Field(
+            ge=2,
+            description="checkpoints kept, besides the one that did best in a validation at its "
+            "step ('validate_every')",
+        ),
+    ] = 2
     validate_every: Annotated[
         int, Field(ge=0, description="steps between validations, 0 for only at the end")
     ] = 0
@@ -159,8 +166,8 @@ class AutoencoderConfig(_Model):
     static: Annotated[
         list[str],
         Field(
-            description="fields that do not change, seen by both sides: 'mask', 'latitude', or "
-            "'static' variables of the import"
+            description="fields that do not change, seen by both sides: 'mask', 'floor' (the "
+            "share of the channels above it), 'latitude', or 'static' variables of the import"
         ),
     ] = []
 

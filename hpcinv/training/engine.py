@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from hpcinv.errors import BadInput
@@ -198,14 +200,22 @@ def whole(engine: Any, here: bool = True) -> dict[str, Tensor]:
 @torch.no_grad()
 def place(engine: Any, weights: dict[str, Tensor]) -> None:
     r"""Puts 32-bit weights, whole and by name, into this rank's :func:`masters`."""
-    from deepspeed.utils import safe_set_full_fp32_param
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
     wide = _wide(engine)
     for name, parameter in engine.module.named_parameters():
         value = weights[name].to(engine.device)
         if id(parameter) in wide:
             wide[id(parameter)].copy_(value)
-        elif hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        elif hasattr(parameter, "ds_id"):
+            # DeepSpeed cuts a whole weight into shares without what fills the last ones up, and
+            # fails where a weight's numbers are no multiple of the ranks.
+            group = parameter.ds_process_group
+            rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+            share = parameter.partition_numel()
+            flat = F.pad(value.flatten(), (0, ranks * share - value.numel()))
+            safe_set_local_fp32_param(parameter, flat[rank * share : (rank + 1) * share])
+        elif hasattr(parameter, "_hp_mapping"):
             safe_set_full_fp32_param(parameter, value)
         else:
             parameter.copy_(value)

@@ -72,7 +72,7 @@ class Learner(nn.Module):
         r"""Completes the averaged module before its export, on one rank.
 
         Arguments:
-            module: The module with its final weights, on the CPU.
+            module: The module with its final weights, on the engine's device.
             dataset: The training data.
             folder: The run folder, for files beside the weights.
 

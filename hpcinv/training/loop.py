@@ -20,6 +20,7 @@ from hpcinv.diffusion.noise import generator
 from hpcinv.errors import BadInput, Stopped
 from hpcinv.io.atomic import digest_bytes
 from hpcinv.models import save
+from hpcinv.training.alone import alone
 from hpcinv.training.best import BEST, Best, copied, loss_of, tensors
 from hpcinv.training.checkpoints import Checkpoints
 from hpcinv.training.config import TrainConfig
@@ -139,7 +140,7 @@ def train(
             where=checkpoints.folder / manifest["tag"],
             instead="Start afresh (--fresh), or restore the fields.",
         )
-    flops = _flops(learner, dataset, config, world) if world.rank == 0 else 0
+    flops = alone(world, lambda: _flops(learner, dataset, config, world)) or 0
     universal = manifest is not None and checkpoints.spread(manifest)
     engine = start(learner, config, world, universal)
     average = Average(engine) if config.ema else None
@@ -169,9 +170,10 @@ def train(
         "replicated": config.zero == 0,
     }
 
-    def checkpoint(step: int) -> None:
+    def checkpoint(step: int, validation: float | None = None) -> None:
         state = average.whole(here=world.rank == 0) if average is not None else {}
-        told = {}
+        seen = validation is not None and math.isfinite(validation)
+        told: dict[str, Any] = {"validation": validation if seen else None}
         if best is not None:
             state = {**state, **best.weights()}
             told["best"] = best.state
@@ -196,7 +198,7 @@ def train(
             loss = _step(engine, feed, config, world, step, batches, rate)
             if average is not None:
                 average.update(config.decay(step))
-            done = step + 1
+            done, figure = step + 1, None
             clock.lap("step")
             if done % config.log_every == 0 or done == config.steps:
                 norm = engine.get_global_grad_norm()
@@ -215,7 +217,7 @@ def train(
                 metrics.write(step=done, validation=figure)
             ended = done == config.steps or (best is not None and best.ended)
             if done % config.checkpoint_every == 0 or ended:
-                checkpoint(done)
+                checkpoint(done, figure)
                 saved = done
             if progress is not None:
                 progress.update(done, config.steps, loss=loss)
@@ -317,13 +319,16 @@ def _export(
         figures = {"steps": best.state["seen"], "best_step": best.state["step"]}
     if math.isfinite(loss):
         figures["loss"] = loss
-    if world.rank == 0:
-        module = copied(learner, weights, config.seed)
+
+    def export() -> None:
+        module = copied(learner, weights, config.seed).to(engine.device)
         extra = learner.finish(module, feed.dataset, folder)
         if validation is not None and len(validation) and config.validation_samples:
             figures["validation"] = loss_of(learner, module, validation, config)
             metrics.write(step=figures["steps"], averaged_validation=figures["validation"])
-        figures |= extra
+        figures.update(extra)
         save(folder, module, learner.model, figures)
-    world.barrier("export")
+
+    # Of a large model it takes longer than a collective waits.
+    alone(world, export)
     return world.broadcast(figures)

@@ -182,12 +182,15 @@ class PosteriorLearner(Learner):
         told = {"simulations": len(dataset), "failed": getattr(dataset, "failed", 0)}
         if self.held is None or len(module.members) == 1:
             return told
-        found = []
+        found, device = [], next(module.parameters()).device
         for i in range(0, min(len(self.held), HELD), self.validated):
             keys = [(0, k) for k in range(i, min(i + self.validated, len(self.held), HELD))]
             batch = self.draws(self.held, keys, self.seed, "weights")
             found.append(
-                module.log_probs(torch.from_numpy(batch["theta"]), torch.from_numpy(batch["x"]))
+                module.log_probs(
+                    torch.from_numpy(batch["theta"]).to(device),
+                    torch.from_numpy(batch["x"]).to(device),
+                )
             )
         module.fit_weights(torch.cat(found, dim=1))
         return told | {"weights": [round(float(w), 4) for w in module.weights]}
