@@ -70,9 +70,17 @@ ALONE = {
     ("ppb", "ppbv"): Unit(1e-9, ONE),
     ("deg", "degree", "arc_degree"): Unit(0.017453292519943295, ONE),
     ("psu", "PSU"): Unit(1.0, _of(psu=1)),
-    ("degC", "celsius", "degrees_celsius", "degree_celsius", "deg_C", "degree_C", "degrees_C", "C", "°C"): Unit(
-        1.0, _of(K=1), 273.15
-    ),
+    (
+        "degC",
+        "celsius",
+        "degrees_celsius",
+        "degree_celsius",
+        "deg_C",
+        "degree_C",
+        "degrees_C",
+        "C",
+        "°C",
+    ): Unit(1.0, _of(K=1), 273.15),
     ("degF", "fahrenheit", "degrees_fahrenheit", "degree_fahrenheit", "deg_F", "°F"): Unit(
         5 / 9, _of(K=1), 459.67 * 5 / 9
     ),
@@ -99,7 +107,7 @@ ALONE = {
     ("tonne",): Unit(1e3, _of(kg=1)),
     ("DU", "dobson"): Unit(4.4615e-4, _of(mol=1, m=-2)),
     ("Sv", "sverdrup"): Unit(1e6, _of(m=3, s=-1)),
-}
+}  # fmt: skip
 KNOWN = {s: u for names, u in ALONE.items() for s in names}
 BRIEF = {s: u for names, u in SCALED.items() for s in names if s == names[0] or len(s) == 1}
 SPELT = {s: u for names, u in SCALED.items() for s in names if len(s) > 2}
