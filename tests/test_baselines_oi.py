@@ -11,7 +11,11 @@ from hpcinv.assimilation.baselines import Problem, build
 from hpcinv.assimilation.oi_taper import bartlett, factor, gaspari_cohn, gaussian, positions
 from hpcinv.errors import BadInput
 from hpcinv.io.statistics import Statistics
+from hpcinv.observations.config import Derived, Errors, Forward
 from hpcinv.observations.networks import random_points
+from hpcinv.observations.operators import Operator
+from hpcinv.observations.stencils import nearest_points
+from hpcinv.observations.table import ObservationTable
 
 N, L, C, H, W = 48, 6, 2, 4, 6  # four years of monthly frames, then six to analyse
 
@@ -232,3 +236,56 @@ def test_bad_input(store):
         build(config.Climatology(), replace(p, training=(0, 12)))
     with pytest.raises(ValueError):
         config.OI(eof=3)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_eof_interpolation_of_interpolated_rows_is_the_kalman_formula(store, correlated):
+    r"""Rows between grid points and sums of two channels, errors white or correlated."""
+    M, k, D = 800, 2, 9
+    rng = np.random.default_rng(3)
+    lat, lon = rng.uniform(-55, 55, D), rng.uniform(0, 359, D)
+    total = Derived(
+        name="sum", units="m s-1", of=("u", "v"), operator="column", weights=(2.0, 1.0)
+    )
+    table = ObservationTable(
+        frame=np.full(D, k), channel=np.arange(D) % 3, point=nearest_points(store, lat, lon)[0],
+        value=3 * rng.standard_normal(D), error=rng.uniform(0.3, 0.8, D), lat=lat, lon=lon,
+        time=np.full(D, store.time[N + k]), station=np.full(D, ""), channels=("u", "v"),
+        units=tuple(store.units), time_units=store.time_units,
+        forward=Forward(space="bilinear", derived=(total,)),
+    )  # fmt: skip
+    errors = Errors(length_km=dict.fromkeys(("u", "v", "sum"), 4000.0) if correlated else {})
+    p = Problem(store, store.statistics, (0, N), (N, N + L), table, range(M), 0, errors)
+    oi = build(config.OI(covariance="eof", eofs=4), p)
+    # everything dense: B of the EOFs and what they leave, A from what basis states are seen as
+    n = C * H * W
+    z = p.anomalies.reshape(N, -1).astype(np.float64) / np.sqrt(N)
+    _, S, V = np.linalg.svd(z, full_matrices=False)
+    B = S[:4, None] * V[:4]
+    P = B.T @ B + np.diag((z**2).sum(0) - (B**2).sum(0))
+    op = Operator(table, store, N, L)
+    A = op.see(lambda f: np.eye(n).reshape(n, C, H, W), [k]).T
+    mean, std = (np.broadcast_to(a[(N + k) % 12], (C, H, W)).reshape(-1).astype(float)
+                 for a in (store.statistics.mean, store.statistics.std))  # fmt: skip
+    R = p.R.apply(np.eye(D), np.arange(D))
+    assert (np.abs(R - np.diag(np.diag(R))).max() > 0.01) == correlated
+    A_z = A * std
+    K = P @ A_z.T @ np.linalg.inv(A_z @ P @ A_z.T + R)
+    x, cov = K @ (table.value - A @ mean), P - K @ A_z @ P
+    got = store.statistics.standardise(oi.mean(k, k + 1), [N + k]).reshape(-1)
+    assert np.abs(got - x).max() < 1e-5 < 0.1 < np.abs(x).max()
+    members = store.statistics.standardise(oi.draw(k, k + 1), [N + k]).reshape(M, -1)
+    sd = np.sqrt(np.diag(cov))
+    assert np.abs((members.mean(0) - x) / sd).max() < 5 / np.sqrt(M)
+    assert np.abs((np.cov(members.T) - cov) / np.outer(sd, sd)).max() < 6 / np.sqrt(M)
+    nothing = store.statistics.standardise(oi.mean(0, 1), [N]).reshape(-1)
+    assert np.abs(nothing).max() < 1e-6  # a frame without observations is the climatology
+    for change, said in (
+        ({"forward": Forward(time="linear")}, "rows between frames"),
+        ({"forward": Forward(derived=(total.model_copy(update={"operator": "speed"}),))},
+         "'sum' is no linear function"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=said):
+            build(config.OI(covariance="eof", eofs=4), replace(p, table=replace(table, **change)))
+    with pytest.raises(BadInput, match="covariance: eof"):
+        build(config.OI(length_km=4000, lags=1), p)

@@ -140,8 +140,9 @@ def departures(units):
         y, x, b = (s * rng.standard_normal(n) for s, n in ((1, 20), (1, (M, 20)), (2, (M, 20))))
         sums.add(f, of, y, np.ones(20), x, b)
     return summary(
-        ["u, used", "u, withheld"], sums, units={"u": units}, background=True, replicates=20
-    )
+        ["u, used", "u, withheld"], sums, units={"u": units}, background=True, members=M,
+        replicates=20,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("grid", GRIDS)

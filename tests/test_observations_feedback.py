@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from conftest import _environment
 from test_baselines_oi import C, H, L, N, W, store  # noqa: F401
+from test_evaluation_scores import Ensemble, Truth
 from tiny_study import make
 
+from hpcinv.diffusion import noise
 from hpcinv.evaluation.innovations import InnovationSums, groups, summary
+from hpcinv.evaluation.scores import scorecard
+from hpcinv.evaluation.sums import evaluate
 from hpcinv.evaluation.words import departures
 from hpcinv.io.analysis import open_analysis
 from hpcinv.observations import feedback
@@ -98,8 +102,10 @@ def summed(y, background, analysis, used):
     for f in range(10):
         at = frame == f
         sums.add(f, np.stack(list(named.values()))[:, at], y[at], np.full(at.sum(), 0.7),
-                 analysis[:, at], background[:, at])  # fmt: skip
-    return summary(list(named), sums, units={"t": "K"}, background=True, replicates=200), sums
+                 analysis[:, at], background[:, at], threshold=np.where(used, np.nan, 0.2)[at],
+                 whole=[1])  # fmt: skip
+    how = {"units": {"t": "K"}, "background": True, "members": len(analysis), "replicates": 200}
+    return summary(list(named), sums, **how), sums
 
 
 def test_known_departures_give_known_numbers():
@@ -137,6 +143,42 @@ def test_known_departures_give_known_numbers():
     assert [f.level for f in words] == ["good", "good"]
 
 
+def test_withheld_observations_have_the_scores_of_a_truth_on_a_grid():
+    r"""The members with noise added, scored as fields of D points."""
+    M, D, T = 8, 400, 10
+    y, b, a, truth = drawn(D=D, M=M)
+    rng = np.random.default_rng(5)
+    a = truth + 0.5 * rng.standard_normal(D) + 0.5 * rng.standard_normal((M, D))
+    told = summed(y, b, a, np.zeros(D, bool))[0]["groups"]["t, withheld"]
+    noisy = np.concatenate([
+        a[:, f * 40 : f * 40 + 40] + 0.7 * noise.generator(
+            0, "observation noise of members", f).standard_normal((M, 40)) for f in range(T)
+    ], 1)  # fmt: skip
+    fields = Ensemble(x=noisy.reshape(M, T, 1, 1, 40))
+    grid = Truth(y=y.reshape(T, 1, 1, 40), w=np.ones((1, 40)), channels=["t"])
+    sums = evaluate(fields, grid, members=range(M), length=T,
+                    threshold=lambda t: np.full((1, 1, 40), 0.2))  # fmt: skip
+    card = scorecard({"a": sums}, channels=["t"], units=["K"], replicates=200)
+    want = card["methods"]["a"]["pooled"]
+    scores = told["scores"]
+    assert told["analysis"]["crps"]["value"] == pytest.approx(want["crps"]["value"], rel=1e-6)
+    assert scores["energy"]["value"] == pytest.approx(want["energy"]["value"], rel=1e-6)
+    assert [c["found"] for c in scores["coverage"]] == pytest.approx(
+        [c["found"] for c in want["coverage"]]
+    )
+    for name, x in want["reliability"].items():
+        assert scores["reliability"][name] == pytest.approx(x), name
+    # Of the noise its deviation is known, not estimated from the members.
+    d2, s2 = ((y - a.mean(0)) ** 2).mean(), a.var(0, ddof=1).mean()
+    ratio = np.sqrt((0.49 + (M + 1) / M * s2) / d2)
+    assert scores["spread_skill"]["value"] == pytest.approx(ratio)
+    unbiased = np.sqrt((0.49 + s2) / (d2 - s2 / M))
+    assert scores["spread_skill_unbiased"]["value"] == pytest.approx(unbiased)
+    assert abs(ratio - 1) < 0.1 and json.loads(json.dumps(told, allow_nan=False)) == told
+    used = summed(y, b, a, np.ones(D, bool))[0]["groups"]["t, used"]
+    assert "scores" not in used  # they pulled the analysis
+
+
 def test_frames_without_observations_have_no_departures_and_a_chart_leaves_them_out():
     from hpcinv.evaluation.report_fields import departures as chart
 
@@ -144,7 +186,8 @@ def test_frames_without_observations_have_no_departures_and_a_chart_leaves_them_
     x = np.random.default_rng(0).standard_normal((3, 5))
     for f in (0, 2, 3):
         sums.add(f, np.ones((1, 5), bool), np.zeros(5), np.ones(5), x, x)
-    found = summary(["t, used"], sums, units={"t": "K"}, background=True, replicates=20)
+    found = summary(["t, used"], sums, units={"t": "K"}, background=True, members=3,
+                    replicates=20)  # fmt: skip
     of = found["groups"]["t, used"]["frames"]
     assert of["count"] == [5, 0, 5, 5] and of["background"]["rms"][1] is None
     drawn = chart(found, ["May", "June", "July", "August"])
@@ -169,9 +212,10 @@ def test_any_partition_gives_the_same_sums():
     for f in range(10):
         at = frame == f
         parts[f % 3].add(f, np.stack([used, ~used])[:, at], y[at], np.full(at.sum(), 0.7),
-                         a[:, at], b[:, at])  # fmt: skip
+                         a[:, at], b[:, at], threshold=np.where(used, np.nan, 0.2)[at],
+                         whole=[1])  # fmt: skip
     merged = parts[0].merge(parts[2]).merge(parts[1])
-    for name in ("d_a", "v2_b", "cross", "crps", "ranks"):
+    for name in ("d_a", "v2_b", "cross", "crps", "ranks", "energy", "events", "hits"):
         assert np.array_equal(getattr(merged, name), getattr(whole, name))
     with pytest.raises(ValueError, match="frame 0 is in both"):
         merged.merge(parts[0])

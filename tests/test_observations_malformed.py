@@ -34,20 +34,28 @@ def raw(content, name="obs.csv"):
     return make
 
 
-def netcdf(harm=None, *, calendar="standard", days=(3.0, 4.0), lat=(10.0, 20.0), group="MetaData"):
-    r"""A file in IODA's groups, whole but for what is asked."""
+def netcdf(
+    harm=None, *, calendar="standard", days=(3.0, 4.0), lat=(10.0, 20.0), group="MetaData",
+    text=None,
+):  # fmt: skip
+    r"""A file in IODA's groups, whole but for what is asked; `text`: a variable of characters."""
 
     def make(folder):
         path = folder / "obs.nc"
         with netCDF4.Dataset(path, "w") as f:
             f.createDimension("Location", 2)
+
+            def put(g, name, x):
+                v = g.createVariable(name, "S1" if name == text else "f8", ("Location",))
+                v[:] = np.array(["x", "y"], "S1") if name == text else x
+                return v
+
             meta = f.createGroup(group)
             for name, x in (("latitude", lat), ("longitude", (0.0, 90.0)), ("dateTime", days)):
-                meta.createVariable(name, "f8", ("Location",))[:] = x
+                put(meta, name, x)
             meta["dateTime"].setncatts({"units": "days since 2000-01-01", "calendar": calendar})
             for g, x in (("ObsValue", (280.0, 281.0)), ("ObsError", (1.0, 1.0))):
-                v = f.createGroup(g).createVariable("t", "f8", ("Location",))
-                v.units, v[:] = "K", x
+                put(f.createGroup(g), "t", x).units = "K"
         if harm is not None:
             harm(path)
         return path
@@ -74,6 +82,20 @@ def torn_parquet(folder):
     pd.read_csv(write(folder, *ROWS)).to_parquet(path)
     path.write_bytes(path.read_bytes()[:-40])
     return path
+
+
+def listed(folder):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pd.read_csv(write(folder, *ROWS))
+    frame["value"] = [[x, x] for x in frame["value"]]
+    frame.to_parquet(folder / "obs.parquet")
+    return folder / "obs.parquet"
+
+
+def told(path, attribute, value):
+    with netCDF4.Dataset(path, "a") as f:
+        f["MetaData/dateTime"].setncattr(attribute, value)
 
 
 # name: (the file, more arguments, then what the message must hold: what, where, mend)
@@ -258,6 +280,49 @@ REFUSED = {
         "obs.nc",
         "ncdump",
     ),
+    "text for times": (
+        netcdf(text="dateTime"),
+        {},
+        "'dateTime' is no variable of numbers",
+        "obs.nc, MetaData/dateTime",
+        "Write numbers",
+    ),
+    "text for values": (
+        netcdf(text="t"),
+        {},
+        "'t' is no variable of numbers",
+        "obs.nc, ObsValue/t",
+        "Write numbers",
+    ),
+    "times without a unit": (
+        netcdf(lambda p: told(p, "units", "days")),
+        {},
+        "'dateTime' is in 'days'",
+        "obs.nc, MetaData/dateTime",
+        "seconds since",
+    ),
+    "no calendar of CF": (
+        netcdf(lambda p: told(p, "calendar", "moon")),
+        {},
+        "no dates",
+        "of the calendar 'moon'",
+        "a calendar of CF",
+    ),
+    "a time beyond all": (
+        netcdf(days=(1e300, 4.0)),
+        {},
+        "no dates",
+        "days since 2000-01-01",
+        "a calendar of CF",
+    ),
+    "a year zero": (
+        csv("t,1,K,1,0001-01-01T00:00+01:00,0,0,"),
+        {},
+        "a date that the calendar 'standard' lacks",
+        "obs.csv",
+        "Leave its rows out",
+    ),
+    "lists in Parquet": (listed, {}, "column 'value' holds lists", "obs.parquet", "One number"),
     "changed by hand": (changed, {}, "differs from the digest", "obs.nc", "Run the job"),
 }
 
@@ -327,3 +392,29 @@ def test_a_whole_file_in_ioda_groups_is_read(tmp_path):
     assert table.value.tolist() == [280.0, 281.0] and table.error.tolist() == [1.0, 1.0]
     assert table.flag.tolist() == [0, flags.PLACE] and table.frame.tolist()[0] == 1
     assert table.time.tolist() == [72.0, 96.0] and len(notes) == 1
+
+
+def test_a_sounder_of_ioda_has_a_variable_for_each_of_its_channels(tmp_path):
+    r"""Location × Channel, as radiances come: named by the sensor's numbers, σ and flags along."""
+    path, y = tmp_path / "obs.nc", np.array([[280.0, 281.0], [np.nan, 283.0]])
+    with netCDF4.Dataset(netcdf()(tmp_path), "a") as f:
+        f.createDimension("Channel", 2)
+        f["MetaData"].createVariable("sensorChannelNumber", "i4", ("Channel",))[:] = [4, 7]
+        for g, x in (("ObsValue", y), ("ObsError", 0 * y + [0.5, 0.7]), ("PreQC", 0 * y + [0, 1])):
+            group = f[g] if g in f.groups else f.createGroup(g)
+            v = group.createVariable("tb", "f8", ("Location", "Channel"), fill_value=-1.0)
+            v.units, v[:] = "K", np.nan_to_num(x, nan=-1.0)
+    store = SimpleNamespace(**vars(STORE) | {"channels": ["t", "u"]})
+    table, _ = read_points(
+        path, store, start=2, stop=8, variables={"tb_4": "t", "tb_7": "t", "t": "t"}
+    )
+    sounder = table.select(table.error < 1)
+    order = np.lexsort((sounder.error, sounder.lat))
+    assert sounder.value[order].tolist() == [280.0, 281.0, 283.0]
+    assert sounder.error[order].tolist() == [0.5, 0.7, 0.7]
+    assert sounder.flag[order].tolist() == [0, flags.SOURCE, flags.SOURCE] and len(table) == 5
+    with netCDF4.Dataset(path, "a") as f:
+        f.createDimension("other", 3)
+        f["ObsValue"].createVariable("u", "f8", ("other",))[:] = 1.0
+    with pytest.raises(BadInput, match=r"obs\.nc, ObsValue/u: 'u' is along other\. Observations"):
+        read_points(path, store, start=2, stop=8)

@@ -1,5 +1,6 @@
 r"""Observation operators: exact on known fields, adjoint to 1e-12, the same in numpy and torch."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,6 +116,35 @@ def test_bilinear_is_exact_on_linear_fields_across_date_line_and_pole():
     place = (np.array([50.5]), np.array([-20.5]))
     p, w = horizontal(g, "bilinear", 1, nearest_points(g, *place)[0], *place)
     assert p[0][w[0] > 0].tolist() == [5 * 8] and w.sum() == 1
+
+
+def test_a_wind_across_the_pole_keeps_its_direction():
+    r"""A uniform flow over the pole: its components turn with the meridian, its speed does not."""
+    s = store(L=1)
+    s.standard_names = ["eastward_wind", "northward_wind", *[None] * 5]
+    lam = np.deg2rad(s.coords["lon"])
+    x = np.zeros((len(CHANNELS), *s.grid))
+    x[0], x[1] = -7 * np.sin(lam), -7 * np.cos(lam)  # along the meridian of 0 degrees, at 90 N
+    lat, lon = np.array([88.0, 89.5, 90.0]), np.array([30.0, 105.0, 225.0])
+    n, many = len(lat), (0, 1, len(CHANNELS))
+    point = nearest_points(s, lat, lon)[0]
+    t = ObservationTable(
+        frame=np.zeros(3 * n), channel=np.repeat(many, n), point=np.tile(point, 3),
+        value=np.zeros(3 * n), error=np.ones(3 * n), lat=np.tile(lat, 3), lon=np.tile(lon, 3),
+        time=np.full(3 * n, 10.0), station=np.full(3 * n, ""), channels=tuple(CHANNELS),
+        units=tuple(s.units), time_units="hours since 2000-01-01",
+        forward=Forward(space="bilinear", derived=DERIVED),
+    )  # fmt: skip
+    op = Operator(t, s)
+    y, rows = op.see(lambda f: x, [0]), op.rows([0])
+    angle = np.deg2rad(t.lon[rows])
+    want = np.select([t.channel[rows] == 0, t.channel[rows] == 1],
+                     [-7 * np.sin(angle), -7 * np.cos(angle)], 7.0)  # fmt: skip
+    assert np.abs(y - want).max() < 1e-9
+    # scalars are what they were
+    x[2] = 5.0
+    q = Operator(replace(t, channel=np.full(3 * n, 2)), s)
+    assert np.abs(q.see(lambda f: x, [0]) - 5).max() < 1e-12
 
 
 def test_blocks_are_area_averages_inside_the_mask():

@@ -11,7 +11,10 @@ observations that were withheld from it (not for those it used: they pulled it).
 * Desroziers et al. (2005, doi:10.1256/qj.05.108): :math:`\hat R = E\, d_a d_b` and
   :math:`\widehat{HBH^T} = E\,(d_b - d_a)\, d_b`. They hold if the analysis used the observations
   with a near-optimal gain, and if errors of observations and background have different scales.
-* ranks: of the value among the members, noise :math:`N(0, \sigma^2)` added to each of them.
+* ranks: of the value among the members, noise :math:`N(0, \sigma^2)` added to each of them; and of
+  withheld observations all scores that a gridded truth has (`hpcinv.evaluation.scores`), of the
+  same noisy members: both ratios of spread and skill, the energy score of a frame's rows,
+  coverage, and reliability for the event of a value above the climatology.
 
 Sums are kept for each frame and group (variable, use, region, level); those of disjoint frames
 add, so that the ranks of a job give the same numbers however they share the frames.
@@ -22,7 +25,7 @@ from __future__ import annotations
 __all__ = ["InnovationSums", "groups", "summary"]
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,8 +36,10 @@ from ..observations import flags
 from ..observations.instruments import instruments
 from .bootstrap import block_counts, block_length
 from .crps import crps
+from .energy import energy
 from .flatness import flatness
-from .ranks import bins, place
+from .ranks import bins, nearest, place
+from .reliability import reliability
 
 REGIONS = {"north of 20°N": (20, 90.1), "tropics": (-20, 20), "south of 20°S": (-90.1, -20)}
 CONDITIONS = (
@@ -78,8 +83,9 @@ class InnovationSums:
     r"""Sums over rows, for L frames and G groups, all with shape :math:`(L, G)`.
 
     `_a` is the analysis, `_b` the background (zero without one): d departures, s2 variances of the
-    members, v2 the variance of a departure that was told; `crps` and `ranks` (L, G, K), with bins
-    as in `hpcinv.evaluation.ranks`, are of the analysis with noise added to its members.
+    members, v2 the variance of a departure that was told; `crps`, `energy` (times the rows) and
+    `ranks`, `events` and `hits` (L, G, K), with bins as in `hpcinv.evaluation.ranks`, are of the
+    analysis with noise added to its members.
     """
 
     count: np.ndarray
@@ -94,12 +100,15 @@ class InnovationSums:
     v2_b: np.ndarray
     cross: np.ndarray
     crps: np.ndarray
+    energy: np.ndarray
     ranks: np.ndarray
+    events: np.ndarray
+    hits: np.ndarray
 
     @classmethod
     def zeros(cls, frames: int, many: int, members: int) -> InnovationSums:
-        plain = [np.zeros((frames, many)) for _ in range(len(fields(cls)) - 1)]
-        return cls(*plain, np.zeros((frames, many, bins(members))))
+        plain = [np.zeros((frames, many)) for _ in range(len(fields(cls)) - 3)]
+        return cls(*plain, *(np.zeros((frames, many, bins(members))) for _ in range(3)))
 
     def merge(self, other: InnovationSums) -> InnovationSums:
         r"""Sums of two disjoint sets of frames.
@@ -123,6 +132,7 @@ class InnovationSums:
     def add(
         self, frame: int, of: np.ndarray, y: np.ndarray, sigma: np.ndarray, hofx: np.ndarray,
         background: np.ndarray | None = None, seed: int = 0,
+        threshold: np.ndarray | None = None, whole: Sequence[int] = (),
     ) -> None:  # fmt: skip
         r"""Adds the rows of one frame.
 
@@ -132,6 +142,8 @@ class InnovationSums:
             y, sigma: Values and errors, with shape :math:`(D)`.
             hofx, background: What members see, with shapes :math:`(M, D)`.
             seed: Of the noise added to members; a function of the frame.
+            threshold: What an event exceeds, with shape :math:`(D)`; NaN where there is none.
+            whole: Groups whose energy score is asked for.
         """
         from ..diffusion.noise import generator
 
@@ -155,6 +167,19 @@ class InnovationSums:
             getattr(self, name)[frame] += w @ x
         for g in range(len(of)):
             self.ranks[frame, g] += np.bincount(rank[of[g]], minlength=bins(M))
+        for g in whole:
+            at = np.flatnonzero(of[g])
+            if len(at):
+                one = lambda *some, at=at: [([noisy[r][:, at] for r in some], y[at],  # noqa: E731
+                                             np.ones(len(at)))]  # fmt: skip
+                self.energy[frame, g] += len(at) * energy(one, M, len(at))
+        if threshold is not None:
+            above = nearest((noisy > threshold).sum(0), M)
+            for g in range(len(of)):
+                at = of[g] & np.isfinite(threshold)
+                hit = above[at & (y > threshold)]
+                self.events[frame, g] += np.bincount(above[at], minlength=bins(M))
+                self.hits[frame, g] += np.bincount(hit, minlength=bins(M))
 
 
 def _departures(y, sigma, hofx):
@@ -170,6 +195,7 @@ def summary(
     *,
     units: Mapping[str, str],
     background: bool,
+    members: int,
     level: float = 0.95,
     block: int | None = None,
     replicates: int = 2000,
@@ -224,6 +250,7 @@ def summary(
             test = flatness(by_frame[by_frame.sum(1) > 0])
             if test is not None:
                 entry["ranks"]["flatness"] = test
+            entry |= _withheld(sums, g, mean, told, members)
         if background:
             entry["background"] = {
                 "bias": told(mean(sums.d_b)),
@@ -237,6 +264,32 @@ def summary(
             entry["frames"] = _by_frame(sums, g, background)
         out[name] = entry
     return {"groups": out, "desroziers_conditions": list(CONDITIONS) if background else []}
+
+
+def _withheld(sums: InnovationSums, g: int, mean: Any, told: Any, members: int) -> dict[str, Any]:
+    r"""Scores that only departures of withheld observations have."""
+    h = sums.ranks[:, g].sum(0) / sums.ranks[:, g].sum()
+    K = len(h) - 1
+    found: dict[str, Any] = {
+        "coverage": [
+            {"nominal": (K + 1 - 2 * k) / (K + 1), "found": float(h[k : K + 1 - k].sum())}
+            for k in range(1, K // 2 + 1)
+        ]
+    }
+    if sums.energy[:, g].any():
+        found["energy"] = told(mean(sums.energy))
+    if sums.events[:, g].any():
+        events, hits = sums.events[:, g].sum(0), sums.hits[:, g].sum(0)
+        found["reliability"] = reliability(events, hits, members)
+    if members > 1:
+        s2, d2 = mean(sums.s2_a), mean(sums.d2_a)
+        spread = mean(sums.sigma2) + s2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plain = np.sqrt(mean(sums.v2_a) / d2)
+            unbiased = np.sqrt(spread / np.maximum(d2 - s2 / members, 0))
+        for name, x in (("spread_skill", plain), ("spread_skill_unbiased", unbiased)):
+            found[name] = told(np.nan_to_num(x, nan=1.0, posinf=1e9))
+    return {"scores": found}
 
 
 def _by_frame(sums: InnovationSums, g: int, background: bool) -> dict[str, Any]:

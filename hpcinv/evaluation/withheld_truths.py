@@ -30,10 +30,9 @@ import numpy as np
 
 from ..errors import BadInput
 from ..observations import flags
-from ..observations.background import prior_predictive
+from ..observations.background import Predictive
 from ..observations.feedback import see
 from ..observations.instruments import instruments as by_instrument
-from ..observations.operators import Operator
 from .innovations import groups
 from .misspecification import Misspecification, features, fewest
 from .neighbours import sharpest
@@ -139,26 +138,29 @@ def judge_of(
         r = (between @ (d / np.sqrt(sigma**2 + deviation**2)).T).T
         return np.concatenate([found, r @ single / count, r**2 @ single / count], 1)
 
+    kept = Predictive(used, store, start, length)
+
+    def beside(first: int) -> Predictive:
+        r"""The rows where their frame 0 is a frame of the store."""
+        if used.forward.time == "nearest":  # whatever the clock says there
+            return kept
+        return Predictive(_moved(used, store, start, first), store, first, length)
+
     def predicted(first: int, data: bool = False) -> tuple[np.ndarray, np.ndarray]:
         r"""Mean and deviation of each row where its frame 0 is a frame of the store."""
-        there = _moved(used, store, start, first)
         if background is None:
-            return prior_predictive(there, store, first)
+            return beside(first).prior(first)
         ensemble = background[0] if data else _Later(background[1], first - truths[0])
         # Rows without a place are none of `used`: all are seen, in order of their frames.
         order = np.argsort(used.frame, kind="stable")
         h = np.empty((len(ensemble.members), len(used)))
+        there = _moved(used, store, start, first)
         h[:, order] = see(there, store, first, ensemble, range(length))
         return h.mean(0), np.sqrt((1 + 1 / len(h)) * h.var(0, ddof=1))
 
     def observed(first: int) -> np.ndarray:
         r"""What each row sees of the truth where its frame 0 is a frame of the store."""
-        operator = Operator(_moved(used, store, start, first), store, first, length)
-        seen = np.empty(len(used))
-        seen[operator.rows(range(length))] = operator.see(
-            lambda f: store.read(first + f, first + f + 1)[0], range(length)
-        )
-        return seen
+        return beside(first).seen(first)
 
     pick = generator(seed, "withheld truths", repeats).integers(0, len(starts), repeats)
     between, some = None, []

@@ -257,6 +257,8 @@ class Evaluate(Job):
         from ..evaluation.innovations import InnovationSums, groups, summary
         from ..io.analysis import open_analysis
         from ..observations import feedback
+        from ..observations.background import prior_predictive
+        from ..observations.flags import WITHHELD
         from ..observations.table import ObservationTable
 
         source = ctx.inputs[self.observations] / "observations.nc"
@@ -269,6 +271,11 @@ class Evaluate(Job):
         lo, hi = ctx.world.share(0, L)
         named = groups(table, self.instruments)
         belongs = np.stack(list(named.values())) if named else np.zeros((0, len(table)), bool)
+        above = np.full(len(table), np.nan)
+        kept = np.flatnonzero(table.flag == WITHHELD)
+        if store.statistics is not None and len(kept):  # an event: to be above the climatology
+            above[kept] = prior_predictive(table.select(kept), store, start)[0]
+        whole = [g for g, n in enumerate(named) if n.endswith(", withheld")]
         with ExitStack() as stack:
             seen, members = {}, {}
             read = {"hofx": self.analyses[0], "hofx_background": self.background}
@@ -289,13 +296,15 @@ class Evaluate(Job):
                     sums.add(
                         f, belongs[:, rows], table.value[rows], table.error[rows],
                         of["hofx"], of.get("hofx_background"), self.seed,
+                        above[rows], whole,
                     )  # fmt: skip
                 ctx.progress.update(f + 1 - lo, hi - lo)
             digest = writer.close()
         found = summary(
             list(named), sums.reduce(ctx.world),
             units=dict(zip(table.variables, table.variable_units, strict=True)),
-            background=self.background is not None, level=self.level, block=self.block,
+            background=self.background is not None, members=members["hofx"],
+            level=self.level, block=self.block,
             replicates=self.replicates, seed=self.seed,
         )  # fmt: skip
         return found, digest

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BadInput, nearest
+from .files_netcdf import ioda_groups, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +68,10 @@ def open_long(
     if path.suffix in (".nc", ".cdf"):
         verdicts = {m.flag for m in (measured or {}).values() if m.flag}
         wanted = set(place.values()) | set(columns.values()) | set(measured or {}) | verdicts
-        frame = _ioda(path)
+        frame = ioda_groups(path)
         if frame is None:
             verdicts.add(columns.get("flag", "flag"))
-            frame = _netcdf(path, wanted if measured is not None else None, verdicts)
+            frame = plain(path, wanted if measured is not None else None, verdicts)
         elif measured is not None:
             raise BadInput("'measured' of a file in IODA's groups", path, "Leave it out.")
     else:
@@ -102,7 +103,13 @@ def _text(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            frame = pd.read_parquet(path)
+            for name, column in frame.items():
+                if column.dtype == object and column.map(pd.api.types.is_list_like).any():
+                    raise BadInput(
+                        f"column '{name}' holds lists", path, "One number, word or date a row."
+                    )
+            return frame
         if path.suffix == ".csv":
             return pd.read_csv(path)
         return _odv(path)
@@ -151,147 +158,6 @@ def _odv(path: Path) -> pd.DataFrame:
         frame[names[:at]] = frame[names[:at]].ffill()
     frame.columns = [c.strip() for c in frame.columns]
     return frame
-
-
-def _ioda(path: Path) -> pd.DataFrame | None:
-    r"""A file in IODA's groups as a long table; None for any other netCDF file.
-
-    Units come from `ObsValue`, σ from `ObsError`, the source's verdict from `PreQC` (0 is good).
-    Where the fill value stands, nothing was observed.
-    """
-    import netCDF4
-    import pandas as pd
-
-    names = {"dateTime": "time", "latitude": "lat", "longitude": "lon",
-             "stationIdentification": "station"}  # fmt: skip
-    levels = ("pressure", "height", "depth", "level")
-    try:
-        with netCDF4.Dataset(path) as f:
-            if "ObsValue" not in f.groups:
-                return None
-            meta = f.groups.get("MetaData")
-            have = () if meta is None else tuple(meta.variables)
-            missing = [n for n in list(names)[:3] if n not in have]
-            if missing:
-                raise BadInput(
-                    f"no variable 'MetaData/{missing[0]}'",
-                    path,
-                    "The layout is IODA's: ncdump -h.",
-                )
-            names |= {n: "level" for n in levels[::-1] if n in have and n in levels}
-            place = {}
-            for theirs, ours in names.items():
-                if theirs not in have:
-                    continue
-                v = meta[theirs]
-                x = v[:]
-                if ours == "time":
-                    calendar = getattr(v, "calendar", "standard")
-                    x = _dates(x, v.units, calendar)
-                elif v.dtype is not str and v.dtype.kind in "fiu":
-                    x = np.ma.filled(np.ma.asarray(x, np.float64), np.nan)
-                place[ours] = np.asarray(x)
-            parts = []
-            for name, v in f["ObsValue"].variables.items():
-                part = pd.DataFrame(place)
-                part["value"] = np.ma.filled(np.ma.asarray(v[:], np.float64), np.nan)
-                part["variable"], part["units"] = name, getattr(v, "units", "")
-                for group, column in (("ObsError", "error"), ("PreQC", "flag")):
-                    if group in f.groups and name in f[group].variables:
-                        x = np.ma.asarray(f[group][name][:], np.float64)
-                        part[column] = np.ma.filled(x, np.nan if column == "error" else 0)
-                parts.append(part[part["value"].notna()])
-    except BadInput:
-        raise
-    except (OSError, RuntimeError, ValueError, AttributeError, IndexError) as e:
-        raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
-    if not parts:
-        raise BadInput("no variable in the group 'ObsValue'", path, "The layout is IODA's.")
-    frame = pd.concat(parts)
-    frame.attrs["calendar"] = _real(calendar)
-    return frame
-
-
-def _netcdf(path: Path, wanted: set[str] | None, verdicts: set[str]) -> pd.DataFrame:
-    r"""Variables as columns, those of fewer dimensions repeated along the others.
-
-    Fill values are NaN, but in verdicts, which stay the integers that are compared.
-    """
-    import netCDF4
-    import pandas as pd
-
-    try:
-        with netCDF4.Dataset(path) as f:
-            names = [v for v in f.variables if wanted is None or v in wanted]
-            dims: tuple[str, ...] = ()
-            columns, units, calendar = {}, {}, "standard"
-            for name in names:
-                v = f[name]
-                own = v.dimensions
-                x = v[:]
-                if v.dtype is str:
-                    x = np.ma.filled(np.ma.asarray(x, object), "")
-                elif v.dtype.kind == "S":
-                    x = np.char.strip(netCDF4.chartostring(np.ma.filled(x, b" "), "ascii"))
-                    own = own[:-1]
-                elif v.dtype.kind != "O":
-                    unit = getattr(v, "units", "")
-                    if " since " in unit:
-                        calendar = getattr(v, "calendar", "standard")
-                        x = _dates(x, unit, calendar)
-                    elif np.ma.asarray(x).dtype.kind != "f" and (
-                        name in verdicts or not np.ma.is_masked(x)
-                    ):
-                        if np.ma.is_masked(x):  # unsigned ones have no number to spare
-                            x = np.ma.filled(x.astype(np.int64), np.iinfo(np.int64).min)
-                        x = np.ma.filled(x)
-                    else:  # packed numbers are unpacked by now
-                        x = np.ma.filled(np.ma.asarray(x, np.float64), np.nan)
-                    units[name] = unit
-                columns[name] = (own, np.asarray(x))
-                dims = own if len(own) > len(dims) else dims
-            shape = tuple(len(f.dimensions[d]) for d in dims)
-            out = {}
-            for name, (own, x) in columns.items():
-                if not set(own) <= set(dims):
-                    continue
-                index = [slice(None) if d in own else None for d in dims]
-                out[name] = np.broadcast_to(x[tuple(index)], shape).reshape(-1)
-    except BadInput:  # a ValueError too
-        raise
-    except (OSError, RuntimeError, ValueError) as e:
-        raise BadInput(f"cannot be read as netCDF ({e})", path, "Is the file whole?") from e
-    frame = pd.DataFrame(out)
-    frame.attrs |= {"units": units, "calendar": _real(calendar)}
-    return frame
-
-
-def _real(calendar: str) -> str:
-    r"""The calendar in which `_dates` tells its dates."""
-    return "standard" if calendar == "julian" else calendar
-
-
-def _dates(x: np.ndarray, units: str, calendar: str) -> np.ndarray:
-    r"""Times of a file as datetime64: dates of its calendar, Julian ones of the real calendar."""
-    import cftime
-
-    good = ~np.ma.getmaskarray(x)
-    out = np.full(x.shape, np.datetime64("NaT"), "datetime64[s]")
-    unique, inverse = np.unique(np.asarray(x)[good], return_inverse=True)
-    dates = cftime.num2date(unique, units.replace("Z", ""), calendar)
-    if calendar == "julian":
-        dates = [d.change_calendar("standard") for d in dates]
-    text = [d.strftime("%Y-%m-%dT%H:%M:%S") for d in dates]
-    try:
-        stamps = np.array(text, "datetime64[s]")
-    except ValueError as e:
-        raise BadInput(
-            f"a date that only its own calendar has ({e})", f"times in the calendar '{calendar}'",
-            "Leave its rows out, or write the times in another calendar.",
-        ) from e  # fmt: skip
-    if len(unique):
-        out[good] = stamps[inverse]
-    return out
 
 
 def _melt(frame, measured: Mapping[str, Any], path: Path, notes: dict[str, int]):

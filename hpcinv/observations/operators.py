@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import BadInput, nearest
 from . import saturation
 from .config import Derived
-from .stencils import horizontal
+from .stencils import beyond_the_pole, horizontal, vectors
 from .table import ObservationTable
 
 ALMOST = 1e-6  # share of a step that is none: clocks are rounded
@@ -203,6 +203,9 @@ class Operator:
         self.points, self.weights = horizontal(
             store, f.space, f.cells, table.point, table.lat, table.lon
         )
+        self._turned = vectors(store) if self.points.shape[1] > 1 else np.zeros(0, bool)
+        if self._turned.any():
+            self._across = beyond_the_pole(store, self.points, table.lon)
         self.frames, self.shares = self._moments(start, length)
         order = np.argsort(table.frame, kind="stable")
         self._order, self._sorted = order, table.frame[order]
@@ -270,6 +273,9 @@ class Operator:
         points, weights = self.points[rows][row], self.weights[rows][row]
         frames, shares = self.frames[rows][row], self.shares[rows][row]
         K, T = points.shape[1], frames.shape[1]
+        if self._turned.any():  # beyond the pole east is west
+            flip = self._turned[chan][:, None] & self._across[rows][row]
+            weights = np.where(flip, -weights, weights)
         full = weights[:, None, :] * shares[:, :, None] * w[:, None, None]
         shape = (len(row), T, K)
         keep = full.reshape(-1) != 0

@@ -244,7 +244,10 @@ def _numbers(frame, name: str, path: Path, row) -> np.ndarray:
     r"""A column of numbers, NaN where it is empty; text among them is an error."""
     import pandas as pd
 
-    x = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, copy=True)
+    try:
+        x = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, copy=True)
+    except OverflowError:  # more digits than a number has
+        x = np.array([_number(v) for v in frame[name]])
     text = np.isnan(x) & frame[name].notna().to_numpy()
     if text.any():
         i = int(np.flatnonzero(text)[0])
@@ -253,6 +256,13 @@ def _numbers(frame, name: str, path: Path, row) -> np.ndarray:
             "Leave the place empty where nothing was observed.",
         )  # fmt: skip
     return x
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
 
 
 def _errors(frame, channel, names: list[str], error, path: Path, row) -> np.ndarray:
@@ -332,15 +342,16 @@ def _times(column, store, path: Path, row, form: str | None) -> np.ndarray:
                             calendar=store.calendar)
             for d in pd.DatetimeIndex(unique)
         ]  # fmt: skip
+        numbers = np.zeros(0)
+        if when:
+            numbers = cftime.date2num(when, store.time_units, store.calendar)
     except ValueError as e:
         raise BadInput(
             f"a date that the calendar '{store.calendar}' lacks ({e})",
             path,
             "Leave its rows out, or import the trajectory with the file's calendar.",
         ) from e
-    if when:
-        numbers = np.asarray(cftime.date2num(when, store.time_units, store.calendar), np.float64)
-        out[known] = numbers[inverse]
+    out[known] = np.asarray(numbers, np.float64)[inverse]
     return out
 
 

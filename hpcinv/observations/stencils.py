@@ -1,13 +1,16 @@
 r"""Stencils: the grid points and weights with which a place sees a grid.
 
 On a grid of latitude and longitude that goes around, `bilinear` crosses the date line, and
-beyond the last circle of latitude it goes on across the pole, to the points half a turn away.
+beyond the last circle of latitude it goes on across the pole, to the points half a turn away,
+where eastward and northward components of a vector have the other sign (`vectors`).
 Elsewhere, and in other coordinates, weights end at the edge.
 """
 
 from __future__ import annotations
 
-__all__ = ["axes", "goes_around", "horizontal", "nearest_points"]
+__all__ = [
+    "axes", "beyond_the_pole", "goes_around", "horizontal", "nearest_points", "vectors",
+]  # fmt: skip
 
 import itertools
 from typing import Any
@@ -120,6 +123,23 @@ def horizontal(
     r, c, w = (np.stack(column, 1) for column in zip(*pieces, strict=True))
     where = (r, c) if of["lat"] == 0 else (c, r)
     return _normalised(store, point, np.ravel_multi_index(where, store.grid), w)
+
+
+def vectors(store: Any) -> np.ndarray:
+    r"""Which channels are eastward or northward components, by their standard names."""
+    names = [n or "" for n in getattr(store, "standard_names", None) or [""] * len(store.channels)]
+    return np.array(
+        [n.startswith(("eastward_", "northward_")) or n in ("x_wind", "y_wind") for n in names]
+    )
+
+
+def beyond_the_pole(store: Any, point: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    r"""Which grid points (D, K) lie across a pole from places at longitudes (D)."""
+    k = axes(store).get("lon")
+    if k is None or np.isnan(lon).all():
+        return np.zeros(point.shape, bool)
+    theirs = _axis(store, k)[np.unravel_index(point, store.grid)[k]]
+    return np.abs((theirs - np.asarray(lon)[:, None] + 180) % 360 - 180) > 90
 
 
 def _block(store: Any, cells: int, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
