@@ -68,13 +68,7 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
         card["fit"] = _false_alarms(found)
         if seen is not None:
             other = _fit(seen, 0, len(seen))
-            if "predictive" in seen.columns and "predictive" in rows.columns:
-                counts = {r.columns["predictive"][0][0] for r in (seen, rows)}
-                if len(counts) > 1:
-                    raise BadInput(
-                        f"predictive draws of {min(counts)} and {max(counts)} samples do not "
-                        "compare", job.observed, "Give both infer jobs the same 'predictive'.",
-                    )  # fmt: skip
+            _alike(rows, seen, job.observed)
             withheld = {k: v for k, v in found.items() if k in other}
             card["observed"] = p_values(withheld, other)
         write_json(path, card)
@@ -108,6 +102,25 @@ def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
     return found | {k: v[ok] for k, v in _fit(rows, a, b).items()}
 
 
+def _alike(rows: Any, seen: Any, name: str) -> None:
+    r"""Statistics compare where they were made alike.
+
+    Raises:
+        BadInput: If there are draws or fits of both, and others.
+    """
+
+    def both(column: str, field: str, number: Any) -> None:
+        counts = {number(r) for r in (rows, seen) if column in r.columns}
+        if len(counts) > 1:
+            raise BadInput(
+                f"'{field}' of {min(counts)} and of {max(counts)} do not compare", name,
+                f"Give both infer jobs the same '{field}'.",
+            )  # fmt: skip
+
+    both("predictive", "predictive", lambda r: r.columns["predictive"][0][0])
+    both("misfit", "fit_steps", lambda r: r.attributes["fit_steps"])
+
+
 def _local(rows: Any) -> dict[str, Any]:
     r"""Observations whose parameters nobody knows, for the local test."""
     import numpy as np
@@ -134,6 +147,8 @@ def _fit(rows: Any, a: int, b: int) -> dict[str, Any]:
     out = {"x": rows.read("x", a, b), "features": rows.read("features", a, b)}
     if "predictive" in rows.columns:
         out["departure"] = departure(out["x"], rows.read("predictive", a, b))
+    if "misfit" in rows.columns:
+        out["misfit"] = rows.read("misfit", a, b)
     return out
 
 
@@ -143,7 +158,7 @@ def _false_alarms(found: dict[str, Any]) -> dict[str, Any]:
 
     from ..evaluation.posterior_fit import p_values
 
-    keep = [k for k in ("x", "features", "departure") if k in found]
+    keep = [k for k in ("x", "features", "departure", "misfit") if k in found]
     cut = 2 * len(found["x"]) // 3
     p = p_values({k: found[k][:cut] for k in keep}, {k: found[k][cut:] for k in keep})["p"]
     return {"false_alarms": float(np.mean(np.array(p) <= 0.05)), "of": len(p)}
