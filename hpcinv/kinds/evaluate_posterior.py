@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NUMBERS = 1 << 24  # of samples that a rank reads at a time
 LEAST = 100  # withheld simulations below which nothing is judged
 PAIRS = 2000  # withheld simulations at most that classifiers learn from
+BAND = ("value", "low", "high")
 LOCAL = ("local_truth", "local_drawn", "local_points")
 
 
@@ -71,6 +72,8 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
             _alike(rows, seen, job.observed)
             withheld = {k: v for k, v in found.items() if k in other}
             card["observed"] = p_values(withheld, other)
+        if job.reference is not None:
+            card["reference"] = _reference(job, rows if seen is None else seen, ctx)
         write_json(path, card)
         checks = card["checks"]
         ctx.say(
@@ -100,6 +103,51 @@ def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
     found = one_by_one(*columns, prior, np.flatnonzero(ok) + a, seed)
     found |= pairs(*(prior.quantile(torch.from_numpy(np.float64(c))).numpy() for c in columns[:2]))
     return found | {k: v[ok] for k, v in _fit(rows, a, b).items()}
+
+
+def _reference(job: Evaluate, rows: Any, ctx: Context) -> dict[str, Any]:
+    r"""C2ST of each observation that has reference samples.
+
+    Raises:
+        BadInput: If the file holds no such samples.
+    """
+    import numpy as np
+
+    from ..evaluation.c2st import c2st
+    from ..evaluation.posterior_checks import mean_and_error
+
+    try:
+        found = np.load(job.reference, allow_pickle=False)
+    except (OSError, ValueError) as e:
+        raise BadInput(f"reference samples cannot be read ({e})", job.reference) from e
+    P, N = len(rows.attributes["parameters"]), rows.columns["samples"][0][0]
+    if found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[2] != P or not 1 <= len(found) <= len(rows):
+        raise BadInput(
+            f"reference samples of shape {found.shape}, for {len(rows)} observations of {P} "
+            "parameters", job.reference, "Write (observations, samples, parameters).",
+        )  # fmt: skip
+    if min(found.shape[1], N) < LEAST:
+        raise BadInput(
+            f"{min(found.shape[1], N)} samples are too few for a classifier", job.reference,
+            f"Give at least {LEAST} of each; infer draws 'samples'.",
+        )  # fmt: skip
+    ctx.progress.begin("telling samples from reference samples")
+    ok = rows.read("ok", 0, len(found)).astype(bool)
+    each: list[dict[str, Any]] = []
+    for k, there in enumerate(found):
+        whole = there[np.isfinite(there).all(1)]
+        if ok[k] and len(whole) >= LEAST:
+            ours = rows.read("samples", k, k + 1)[0]
+            each.append({"observation": k, **c2st(whole, ours, seed=job.seed, name=k)})
+        ctx.progress.update(k + 1, len(found))
+    if not each:
+        raise BadInput("no observation has both samples and reference samples", job.reference)
+    values = np.array([e["value"] for e in each])
+    mean = mean_and_error(values) if len(each) > 1 else {k: each[0][k] for k in BAND}
+    ctx.say(f"C2ST against reference samples {mean['value']:.3f} over {len(each)} observations")
+    return {"c2st": mean, "each": each}
 
 
 def _alike(rows: Any, seen: Any, name: str) -> None:
