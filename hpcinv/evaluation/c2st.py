@@ -48,12 +48,13 @@ def c2st(
     rng = generator(seed, "c2st", name)
     data = torch.from_numpy(np.concatenate([(a - mean) / spread, (b - mean) / spread])).float()
     label = torch.cat([torch.zeros(n), torch.ones(n)])
-    order = rng.permutation(2 * n)
+    tests = np.array_split(rng.permutation(2 * n), folds)
+    others = [np.concatenate(tests[:k] + tests[k + 1 :]) for k in range(folds)]
+    learnt = torch.from_numpy(np.stack([o[: min(map(len, others))] for o in others]))
+    layers = _learn(data[learnt], label[learnt], rng)
     right = 0
-    for test in np.array_split(order, folds):
-        learnt = torch.from_numpy(np.setdiff1d(order, test, assume_unique=True))
-        layers = _learn(data[learnt], label[learnt], rng)
-        told = _logit(layers, data[test]) > 0
+    for k, test in enumerate(tests):
+        told = _logit([v[k : k + 1] for v in layers], data[test][None])[0] > 0
         right += int((told == label[test].bool()).sum())
     share = right / (2 * n)
     error = 1.96 * (share * (1 - share) / (2 * n)) ** 0.5
@@ -61,35 +62,44 @@ def c2st(
 
 
 def _learn(x: Tensor, y: Tensor, rng: np.random.Generator) -> list[Tensor]:
-    r"""Weights and biases of a perceptron of points (n, P) and labels (n)."""
-    P = x.shape[1]
+    r"""Weights and biases of a perceptron for each fold, from points (F, n, P) and labels (F, n).
+
+    The folds learn side by side, and each ends by itself.
+    """
+    F, n, P = x.shape
     layers = []
     for i, o in ((P, 10 * P), (10 * P, 10 * P), (10 * P, 1)):
         bound = (6 / (i + o)) ** 0.5  # Glorot and Bengio's
-        layers += [torch.from_numpy(rng.uniform(-bound, bound, s)).float().requires_grad_()
-                   for s in ((i, o), (o,))]  # fmt: skip
+        layers += [torch.from_numpy(rng.uniform(-bound, bound, (F, s, o))).float()
+                   .requires_grad_() for s in (i, 1)]  # fmt: skip
     step = torch.optim.Adam(layers, RATE, fused=True)
-    lowest, waited, size = np.inf, 0, min(BATCH, len(x))
+    lowest, waited = torch.full((F,), torch.inf), torch.zeros(F)
+    kept = [v.detach().clone() for v in layers]
     for _ in range(EPOCHS):
-        total = 0.0
-        for rows in torch.from_numpy(rng.permutation(len(x))).split(size):
+        total = torch.zeros(F)
+        order = torch.from_numpy(np.stack([rng.permutation(n) for _ in range(F)]))
+        for rows in order.split(min(BATCH, n), dim=1):
+            some = torch.take_along_dim(x, rows[..., None], 1)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                _logit(layers, x[rows]), y[rows]
-            )
+                _logit(layers, some), y.gather(1, rows), reduction="none"
+            ).mean(1)
             decay = sum(w.square().sum() for w in layers[::2])
             step.zero_grad()
-            (loss + 0.5 * DECAY * decay / len(rows)).backward()
+            (loss.sum() + 0.5 * DECAY * decay / rows.shape[1]).backward()
             step.step()
-            total += float(loss.detach()) * len(rows)
-        total /= len(x)
-        waited = 0 if total < lowest - BETTER else waited + 1
-        lowest = min(lowest, total)
-        if waited >= PATIENCE:
+            total += loss.detach() * rows.shape[1] / n
+        going = waited < PATIENCE
+        for keep, now in zip(kept, layers, strict=True):
+            keep[going] = now.detach()[going]
+        waited = torch.where(total < lowest - BETTER, 0, waited + 1) + PATIENCE * ~going
+        lowest = torch.minimum(lowest, total)
+        if (waited >= PATIENCE).all():
             break
-    return [w.detach() for w in layers]
+    return kept
 
 
 def _logit(layers: list[Tensor], x: Tensor) -> Tensor:
+    r"""Of points (F, n, P): (F, n)."""
     a, b, c, d, e, f = layers
-    x = torch.relu(torch.addmm(b, x, a))
-    return torch.addmm(f, torch.relu(torch.addmm(d, x, c)), e)[:, 0]
+    x = torch.relu(torch.baddbmm(b, x, a))
+    return torch.baddbmm(f, torch.relu(torch.baddbmm(d, x, c)), e)[..., 0]

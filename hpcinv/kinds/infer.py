@@ -212,7 +212,8 @@ class _Work:
                 f"simulator of '{job.simulations}'",
                 "Write 'fit_steps: 0', or give the simulator a method 'noise'.",
             )  # fmt: skip
-        self.runner = Runner(make, simulator) if job.predictive or job.fit_steps else None
+        wanted = job.predictive or job.fit_steps
+        self.runner = Runner(make, simulator, device=ctx.world.device) if wanted else None
         self.seconds, self.drawn = 0.0, 0
 
     def part(self, start: int, stop: int, first: int, done: int, total: int) -> str:
