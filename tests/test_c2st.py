@@ -2,11 +2,14 @@
 
 import importlib.util
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from hpcinv.errors import BadInput
 from hpcinv.evaluation.c2st import c2st
+from hpcinv.kinds.evaluate_posterior import _reference
 
 
 def normal(n, P, seed, shift=0.0, scale=1.0):
@@ -46,3 +49,44 @@ def test_it_is_that_of_sbibm():
     for k, (shift, scale) in enumerate(((0.3, 1.0), (0.0, 0.8))):
         a, b = normal(1000, 2, 2 * k), normal(1000, 2, 2 * k + 1, shift, scale)
         assert c2st(a, b)["value"] == pytest.approx(sbibm.c2st(a, b, 5), abs=0.03)
+
+
+class Found:
+    """Samples of three observations as an infer job leaves them; the second failed."""
+
+    attributes = {"parameters": [{}, {}]}  # noqa: RUF012
+    columns = {"samples": ((300, 2), "f4")}  # noqa: RUF012
+    seen = np.stack([normal(300, 2, k) for k in range(3)])
+
+    def __len__(self):
+        return 3
+
+    def read(self, name, start, stop):
+        return {"ok": np.array([1, 0, 1]), "samples": self.seen}[name][start:stop]
+
+
+def test_reference_samples_of_a_file_are_checked_and_compared(tmp_path):
+    path = tmp_path / "exact.npy"
+    job = SimpleNamespace(reference=str(path), seed=0)
+    ctx = SimpleNamespace(
+        progress=SimpleNamespace(begin=lambda _: None, update=lambda *_: None), say=print
+    )
+    there = np.stack([normal(300, 2, k + 9, shift=k) for k in range(3)])
+    np.save(path, there)
+    told = _reference(job, Found(), ctx)
+    assert [e["observation"] for e in told["each"]] == [0, 2]
+    near, far = (e["value"] for e in told["each"])
+    assert near < 0.58 and far == pytest.approx(0.84, abs=0.06)  # Phi(1) of two deviations
+    assert told["c2st"]["value"] == pytest.approx((near + far) / 2)
+    for wrong, said in (
+        (there[..., :1], r"shape \(3, 300, 1\), for 3 observations of 2 parameters"),
+        (np.concatenate([there, there]), "for 3 observations"),
+        (there[:, :50], "50 samples are too few"),
+        (np.full_like(there, np.nan), "no observation has both"),
+    ):
+        np.save(path, wrong)
+        with pytest.raises(BadInput, match=said):
+            _reference(job, Found(), ctx)
+    path.write_text("1 2 3")
+    with pytest.raises(BadInput, match="cannot be read"):
+        _reference(job, Found(), ctx)
