@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from npe_toys import SIGMA, A
+from npe_toys import SIGMA, A, Linear
 from zuko.transforms import MonotonicRQSTransform
 
 from hpcinv.errors import Stopped
@@ -23,6 +23,7 @@ from hpcinv.models.autoregressive import inverse
 from hpcinv.models.embeddings import embedding
 from hpcinv.models.posterior_flow import PosteriorFlow
 from hpcinv.models.spline import Spline
+from hpcinv.simulators.base import Key
 from hpcinv.training import train
 from hpcinv.training.config import TrainConfig
 from hpcinv.training.posterior import PosteriorLearner, moments, redraw_of
@@ -36,10 +37,22 @@ JOBS = {
     "training: {steps: 500, learning_rate: 2e-3}\n",
     "4_infer": "kind: infer\nposterior: train\nsimulations: simulate\nobservations: withheld\n"
     "samples: 1000\nshard: 50\nbatch: 50\nmap_steps: 20\nnumber: 200\npredictive: 20\n",
-    "5_evaluate": "kind: evaluate\nsamples: infer\n",
+    "5_evaluate": "kind: evaluate\nsamples: infer\nreference: exact.npy\n",
     "6_report": "kind: report\ntitle: A line\nevaluate: evaluate\nsamples: infer\n"
     "simulations: [simulate, withheld]\n",
 }
+
+
+def exact_samples(n, samples):
+    """Of the exact posteriors of the first n withheld simulations as 4_infer observes them."""
+    toy = Linear()
+    x = toy.simulate(toy.prior.sample(Key(7, range(n))), Key(7, range(n)))
+    x = toy.noise(x, Key(0, range(n))).double().numpy()
+    inverse = np.linalg.inv(A.T.double().numpy() @ A.double().numpy())
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((n, 20 * samples, 2)) @ np.linalg.cholesky(inverse * SIGMA**2).T
+    drawn = (x @ A.double().numpy() @ inverse)[:, None] + noise
+    return np.stack([d[(np.abs(d) < 3).all(1)][:samples] for d in drawn])
 
 
 def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
@@ -47,6 +60,7 @@ def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
     study.mkdir()
     for name, text in JOBS.items():
         (study / f"{name}.yaml").write_text(text + "resources: {cpus_per_task: 1}\n")
+    np.save(study / "exact.npy", exact_samples(2, 1000))
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     base = [sys.executable, "-m", "hpcinv", "run"]
     told = {"capture_output": True, "text": True, "env": env}
@@ -74,7 +88,12 @@ def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
     entropy = 0.5 * np.log(np.linalg.det(2 * np.pi * np.e * S))
     assert card["nll"]["low"] - 0.1 < entropy < card["nll"]["high"] + 0.1
     assert card["fit"]["false_alarms"] < 0.2
+    # Samples of the exact answers of two observations: hardly to be told from ours.
+    beside = card["reference"]
+    assert [e["samples"] for e in beside["each"]] == [1000, 1000]
+    assert 0.45 < beside["c2st"]["value"] < 0.6, beside
     page = (runs / "toy" / "report" / "report.html").read_text()
+    assert f"{beside['c2st']['value']:.3f}" in page and "Beside reference samples" in page
     assert f"{card['parameters']['a']['contraction']['value']:.3f}" in page
     assert page.count("data:image/png") == 2 and "4,000" in page
     # Cut into tasks of an array, the same samples.

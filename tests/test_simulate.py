@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from npe_toys import A, Frail
 
 from hpcinv.errors import BadInput
@@ -140,6 +141,23 @@ def test_each_way_to_fail_costs_one_simulation():
     ]  # fmt: skip
     assert np.array_equal(out.x[[0, 5]], theta[[0, 5]]) and np.isnan(out.x[1:5]).all()
     assert any("no root" in message for _, _, message in out.notes)
+
+
+def test_parameters_are_given_where_a_portable_simulator_may_take_them():
+    class Where(Frail):
+        batched = True
+
+        def simulate(self, theta, key):
+            self.seen = theta.device.type
+            return torch.zeros(len(theta), 1)
+
+    for portable, device in ((True, "meta"), (False, "cpu")):
+        simulator = Where()
+        simulator.portable = portable
+        out = Runner(Where, simulator, device="meta").run(
+            np.zeros((3, 1), np.float32), Key(0, [1, 2, 3])
+        )
+        assert simulator.seen == device and (out.reason == 0).all()
 
 
 def test_a_program_is_a_simulator_and_its_failures_are_told(tmp_path):

@@ -2,10 +2,10 @@ r"""Pictures of one posterior: corner plot, predictive draws, and curves that pa
 
 from __future__ import annotations
 
-__all__ = ["corner", "curve", "departures", "predictive"]
+__all__ = ["corner", "curve", "departures", "intervals", "predictive"]
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,4 +166,30 @@ def departures(checks: dict[str, Any], title: str) -> str:
         ys = [0.0, *(v["found"] - v["nominal"] for v in c["curve"]), 0.0]
         p.line(xs, ys, f"s{k % 4}")
     p.x_axis("level", [(v, charts.label(v)) for v in (0, 0.25, 0.5, 0.75, 1)])
+    return p.svg(title)
+
+
+def intervals(
+    rows: Mapping[str, Mapping[str, float]], title: str, ideal: float, ends: tuple[float, float]
+) -> str:
+    r"""A dot with its interval for each row, and a line at what would be ideal, as SVG.
+
+    Arguments:
+        rows: `value`, `low` and `high` by name.
+        title: Of the axis.
+        ideal: Where the line stands.
+        ends: Of the axis, at least; it grows to what there is.
+    """
+    low = min(ends[0], *(v["low"] for v in rows.values()))
+    high = max(ends[1], *(v["high"] for v in rows.values()))
+    n = len(rows)
+    p = charts._Plot((low, high), (0, n), 560, 60 + 20 * n, left=130)
+    p.line([ideal, ideal], [0, n], "flat")
+    for k, (name, v) in enumerate(rows.items()):
+        y = n - k - 0.5
+        p.text(p.box[0] - 8, p.at(low, y)[1] + 4, name, "end")
+        p.line([v["low"], v["high"]], [y, y], "s0")
+        said = f"{name}: {v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})"
+        p.dot(v["value"], y, "s0", said)
+    p.x_axis(title, [(v, charts.label(v)) for v in charts.ticks(low, high)])
     return p.svg(title)

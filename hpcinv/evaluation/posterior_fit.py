@@ -7,7 +7,10 @@ simulator (parameters of the prior, noise included), p-values below :math:`\alph
 probability at most :math:`\alpha`.
 
 * *predictive*: mean square of the observation's departures from its own posterior predictive
-  draws, in their deviations. It sees what no parameters can explain.
+  draws, in their deviations. It sees what no parameters can explain, if the posterior is not much
+  wider than the noise.
+* *best fit*: what is left of x, in deviations of the noise, at the parameters that fit it best
+  (:func:`hpcinv.inference.best_fit.best_fit`). It does so whatever the posterior.
 * *embedding*: Mahalanobis distance of what the networks make of x from what they make of
   simulations (Schmitt et al., 2023). It sees where the networks were not trained.
 * *data*: the same of x itself, for observations of few enough numbers.
@@ -82,7 +85,8 @@ def p_values(
     from there: only so is the rank exact.
 
     Arguments:
-        withheld: `x` (n, *S), `features` (n, F) and, where there are draws, `departure` (n).
+        withheld: `x` (n, *S), `features` (n, F) and, where there are draws, `departure` (n), where
+            there are fits `misfit` (n).
         observed: The same of B observations.
 
     Returns:
@@ -94,6 +98,8 @@ def p_values(
     pairs = {}
     if "departure" in withheld:
         pairs["predictive"] = withheld["departure"], observed["departure"]
+    if "misfit" in withheld:
+        pairs["best fit"] = withheld["misfit"], observed["misfit"]
     spaces = {"embedding": [o["features"] for o in (withheld, observed)]}
     if withheld["x"][0].size <= LARGE:
         spaces["data"] = [o["x"].reshape(len(o["x"]), -1) for o in (withheld, observed)]
@@ -104,7 +110,7 @@ def p_values(
     out: dict[str, Any] = {}
     p = np.ones(B)
     for name, (a, b) in pairs.items():
-        rank = (1 + (a[None] >= b[:, None]).sum(1)) / (len(a) + 1)
+        rank = (1 + len(a) - np.searchsorted(np.sort(a), b)) / (len(a) + 1)
         out[name] = {"value": [float(v) for v in b], "typical": float(np.median(a)),
                      "p": [float(v) for v in rank]}  # fmt: skip
         p = np.minimum(p, rank)

@@ -33,6 +33,7 @@ import numpy as np
 NULLS = 999  # classifiers of exchanged pairs: the least p must survive Holm's correction
 POINTS = 40  # samples at which a classifier is asked, of each observation
 COMPONENTS = 6  # of x
+LEVELS = np.linspace(0.05, 0.95, 19)
 RIDGE = 0.1  # beside features of variance one
 
 
@@ -72,7 +73,8 @@ def local_test(
 
     Returns:
         `statistic` and `p` over all withheld simulations, `share` of them whose own p is at most
-        0.05, and `observed`, the p of each observation, where there are some.
+        0.05, `curve`, the share at other levels, and `observed`, the p of each observation, where
+        there are some.
     """
     n = len(withheld["local_truth"])
     place = _Components(withheld["features"])
@@ -101,11 +103,13 @@ def local_test(
         return (1 + (t[1:] >= t[:1]).sum(0)) / (NULLS + 1)
 
     t = asked(withheld)
+    own = rank(t)
     told: dict[str, Any] = {
         "statistic": float(t[0].mean()),
         "typical": float(np.median(t[1:].mean(1))),
         "p": float(rank(t.mean(1))),
-        "share": float(np.mean(rank(t) <= 0.05)),
+        "share": float(np.mean(own <= 0.05)),
+        "curve": [{"nominal": float(v), "found": float(np.mean(own <= v))} for v in LEVELS],
         "simulations": n,
     }
     if observed is not None:

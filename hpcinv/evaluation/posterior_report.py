@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..io.atomic import write_bytes
-from .posterior_figures import departures
+from . import charts
+from .posterior_figures import departures, intervals
 from .report import environment, tree
 from .words import Finding, Verdict, unit_text
 
@@ -62,7 +63,13 @@ def posterior_report(
             "names": worst, "of": len(ranks),
             "svg": departures({k: ranks[k] for k in worst}, "Ranks"),
         },
+        local=_local(card),
         parameters=_rows(card),
+        contraction=intervals(
+            {k: v["contraction"] for k, v in card["parameters"].items()},
+            "share of the prior's variance that is gone", 0.0, (0.0, 1.0),
+        ),
+        reference=_reference(card),
         tests=[
             {"name": k, **{q: f"{v[q]:.3f}" for q in ("distance", "band", "p", "holm")}}
             for k, v in checks.items()
@@ -158,6 +165,32 @@ def _told(card: Mapping[str, Any]) -> Finding:
     text += "; ".join(f"{said[k]}: {', '.join(v)}" for k, v in groups.items() if v) + "."
     level = "good" if not groups["hardly"] else "fair"
     return Finding("What do the data tell?", level, text, "All of it" if level == "good" else "")
+
+
+def _local(card: Mapping[str, Any]) -> dict[str, str] | None:
+    r"""The test at each observation, as a picture and a number."""
+    found = card.get("local")
+    if not found or "curve" not in found:
+        return None
+    svg = charts.coverage(
+        {"L-C2ST": found["curve"]}, "L-C2ST of each observation",
+        ("p", "share of observations with a smaller p"),
+    )  # fmt: skip
+    return {"svg": svg, "p": f"{found['p']:.3f}", "holm": f"{found['holm']:.3f}"}
+
+
+def _reference(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    r"""How well a classifier tells samples from reference samples."""
+    found = card.get("reference")
+    if not found:
+        return None
+    rows = {f"observation {e['observation']}": e for e in found["each"]}
+    mean = found["c2st"]
+    return {
+        "svg": intervals(rows, "share told right", 0.5, (0.45, 1.0)),
+        "mean": f"{mean['value']:.3f} ({mean['low']:.3f} to {mean['high']:.3f})",
+        "samples": f"{found['each'][0]['samples']:,}", "of": len(rows),
+    }  # fmt: skip
 
 
 def _rows(card: Mapping[str, Any]) -> list[dict[str, str]]:

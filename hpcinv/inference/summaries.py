@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcinv.inference.best_fit import best_fit
 from hpcinv.inference.mode import mode
 from hpcinv.inference.sample import draw
 from hpcinv.inference.weights import effective, log_weights
 from hpcinv.models.posterior_flow import PosteriorFlow
+
+BEGIN = 8  # samples of the posterior, from the best of which a fit begins
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Wanted:
         predictive: Samples that are simulated again.
         weights: Whether samples get importance weights; the simulator must have a likelihood.
         seed: Of the draws.
+        fit_steps: Steps of the best fit, 0 for none; the simulator must have a noise model.
     """
 
     samples: int
@@ -36,6 +40,7 @@ class Wanted:
     predictive: int = 0
     weights: bool = False
     seed: int = 0
+    fit_steps: int = 0
 
 
 def columns(wanted: Wanted, flow: PosteriorFlow) -> dict:
@@ -52,6 +57,8 @@ def columns(wanted: Wanted, flow: PosteriorFlow) -> dict:
     }  # fmt: skip
     if wanted.weights:
         found |= {"log_weight": ((N,), "f4"), "effective": ((), "f8")}
+    if wanted.fit_steps:
+        found |= {"misfit": ((), "f8"), "best_fit": ((P,), "f8")}
     if wanted.predictive:
         found |= {"predictive": ((wanted.predictive, *shape), "f4")}
     return found
@@ -70,7 +77,7 @@ def infer(
         wanted: What to compute.
         simulator: For the likelihood and the noise.
         prior: The prior that samples must lie in.
-        runner: Simulates predictions, where they are wanted.
+        runner: Simulates predictions and fits, where they are wanted.
     """
     B, N = len(ids), wanted.samples
     device = flow.x_mean.device
@@ -111,6 +118,11 @@ def infer(
     if wanted.weights:
         w = log_weights(simulator, theta, d.log_density, x)
         out["log_weight"][good], out["effective"][good] = w.cpu(), effective(w).cpu()
+    if wanted.fit_steps:
+        out["misfit"][good], out["best_fit"][good] = best_fit(
+            theta[:, :BEGIN].cpu().numpy(), observed["x"][good], ids=mine, simulator=simulator,
+            prior=prior, runner=runner, steps=wanted.fit_steps, seed=wanted.seed,
+        )  # fmt: skip
     if wanted.predictive:
         out["predictive"][good] = _predictions(
             theta[:, : wanted.predictive].cpu().numpy(), mine, wanted, simulator, runner

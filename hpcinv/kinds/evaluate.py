@@ -46,6 +46,10 @@ class Evaluate(Job):
     observed: Annotated[str | None, Ref("samples")] = Field(
         None, description="posteriors of real observations: could the simulator have made them?"
     )
+    reference: str | None = Field(
+        None, description="samples of the same posteriors by another method, a file .npy of shape "
+        "(observations, samples, parameters); of 'observed' if it is given, else of 'samples'"
+    )  # fmt: skip
     observations: Annotated[str | None, Ref("observations")] = None
     background: Annotated[str | None, Ref("analysis")] = Field(
         None, description="what was known before the observations; for O−B and Desroziers"
@@ -75,8 +79,9 @@ class Evaluate(Job):
             missing = [k for k, v in fields.items() if v is None]
             if missing:
                 raise ValueError(f"'{missing[0]}' is missing (or give 'samples' of a posterior)")
-            if self.observed is not None:
-                raise ValueError("'observed' goes with 'samples'")
+            for key in ("observed", "reference"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' goes with 'samples'")
         else:
             names = ("observations", "background", "withheld_background", "lead")
             fields |= {k: getattr(self, k) for k in names}
@@ -89,9 +94,14 @@ class Evaluate(Job):
         return self
 
     def check(self, name: str, study: Study) -> None:
+        where = study.sources[name].where
+        if self.reference is not None:
+            path = Path(self.reference).expanduser()
+            self.reference = str(path if path.is_absolute() else (study.folder / path).resolve())
+            if not Path(self.reference).exists():
+                raise BadInput(f"no such file: {self.reference}", where(("reference",)))
         if self.samples is not None:
             return
-        where = study.sources[name].where
         others = [(k, getattr(self, k)) for k in ("observations", "background")]
         for i, a in enumerate(self.analyses):
             others.append((f"analyses.{i}", a))
@@ -136,6 +146,9 @@ class Evaluate(Job):
                 )  # fmt: skip
         if self.misspecification is not None:
             self._check_truths(study, where)
+
+    def external(self) -> dict[str, tuple[Path, str]]:
+        return {} if self.reference is None else {"reference": (Path(self.reference), "full")}
 
     def _check_truths(self, study: Study, where: Any) -> None:
         a, b = self.misspecification.truths

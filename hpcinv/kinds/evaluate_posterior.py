@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NUMBERS = 1 << 24  # of samples that a rank reads at a time
 LEAST = 100  # withheld simulations below which nothing is judged
 PAIRS = 2000  # withheld simulations at most that classifiers learn from
+BAND = ("value", "low", "high")
 LOCAL = ("local_truth", "local_drawn", "local_points")
 
 
@@ -68,15 +69,11 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
         card["fit"] = _false_alarms(found)
         if seen is not None:
             other = _fit(seen, 0, len(seen))
-            if "predictive" in seen.columns and "predictive" in rows.columns:
-                counts = {r.columns["predictive"][0][0] for r in (seen, rows)}
-                if len(counts) > 1:
-                    raise BadInput(
-                        f"predictive draws of {min(counts)} and {max(counts)} samples do not "
-                        "compare", job.observed, "Give both infer jobs the same 'predictive'.",
-                    )  # fmt: skip
+            _alike(rows, seen, job.observed)
             withheld = {k: v for k, v in found.items() if k in other}
             card["observed"] = p_values(withheld, other)
+        if job.reference is not None:
+            card["reference"] = _reference(job, rows if seen is None else seen, ctx)
         write_json(path, card)
         checks = card["checks"]
         ctx.say(
@@ -108,6 +105,70 @@ def _block(rows: Any, a: int, b: int, seed: int) -> dict[str, Any]:
     return found | {k: v[ok] for k, v in _fit(rows, a, b).items()}
 
 
+def _reference(job: Evaluate, rows: Any, ctx: Context) -> dict[str, Any]:
+    r"""C2ST of each observation that has reference samples.
+
+    Raises:
+        BadInput: If the file holds no such samples.
+    """
+    import numpy as np
+
+    from ..evaluation.c2st import c2st
+    from ..evaluation.posterior_checks import mean_and_error
+
+    try:
+        found = np.load(job.reference, allow_pickle=False)
+    except (OSError, ValueError) as e:
+        raise BadInput(f"reference samples cannot be read ({e})", job.reference) from e
+    P, N = len(rows.attributes["parameters"]), rows.columns["samples"][0][0]
+    if found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[2] != P or not 1 <= len(found) <= len(rows):
+        raise BadInput(
+            f"reference samples of shape {found.shape}, for {len(rows)} observations of {P} "
+            "parameters", job.reference, "Write (observations, samples, parameters).",
+        )  # fmt: skip
+    if min(found.shape[1], N) < LEAST:
+        raise BadInput(
+            f"{min(found.shape[1], N)} samples are too few for a classifier", job.reference,
+            f"Give at least {LEAST} of each; infer draws 'samples'.",
+        )  # fmt: skip
+    ctx.progress.begin("telling samples from reference samples")
+    ok = rows.read("ok", 0, len(found)).astype(bool)
+    each: list[dict[str, Any]] = []
+    for k, there in enumerate(found):
+        whole = there[np.isfinite(there).all(1)]
+        if ok[k] and len(whole) >= LEAST:
+            ours = rows.read("samples", k, k + 1)[0]
+            each.append({"observation": k, **c2st(whole, ours, seed=job.seed, name=k)})
+        ctx.progress.update(k + 1, len(found))
+    if not each:
+        raise BadInput("no observation has both samples and reference samples", job.reference)
+    values = np.array([e["value"] for e in each])
+    mean = mean_and_error(values) if len(each) > 1 else {k: each[0][k] for k in BAND}
+    ctx.say(f"C2ST against reference samples {mean['value']:.3f} over {len(each)} observations")
+    return {"c2st": mean, "each": each}
+
+
+def _alike(rows: Any, seen: Any, name: str) -> None:
+    r"""Statistics compare where they were made alike.
+
+    Raises:
+        BadInput: If there are draws or fits of both, and others.
+    """
+
+    def both(column: str, field: str, number: Any) -> None:
+        counts = {number(r) for r in (rows, seen) if column in r.columns}
+        if len(counts) > 1:
+            raise BadInput(
+                f"'{field}' of {min(counts)} and of {max(counts)} do not compare", name,
+                f"Give both infer jobs the same '{field}'.",
+            )  # fmt: skip
+
+    both("predictive", "predictive", lambda r: r.columns["predictive"][0][0])
+    both("misfit", "fit_steps", lambda r: r.attributes["fit_steps"])
+
+
 def _local(rows: Any) -> dict[str, Any]:
     r"""Observations whose parameters nobody knows, for the local test."""
     import numpy as np
@@ -134,6 +195,8 @@ def _fit(rows: Any, a: int, b: int) -> dict[str, Any]:
     out = {"x": rows.read("x", a, b), "features": rows.read("features", a, b)}
     if "predictive" in rows.columns:
         out["departure"] = departure(out["x"], rows.read("predictive", a, b))
+    if "misfit" in rows.columns:
+        out["misfit"] = rows.read("misfit", a, b)
     return out
 
 
@@ -143,7 +206,7 @@ def _false_alarms(found: dict[str, Any]) -> dict[str, Any]:
 
     from ..evaluation.posterior_fit import p_values
 
-    keep = [k for k in ("x", "features", "departure") if k in found]
+    keep = [k for k in ("x", "features", "departure", "misfit") if k in found]
     cut = 2 * len(found["x"]) // 3
     p = p_values({k: found[k][:cut] for k in keep}, {k: found[k][cut:] for k in keep})["p"]
     return {"false_alarms": float(np.mean(np.array(p) <= 0.05)), "of": len(p)}

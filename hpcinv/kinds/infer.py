@@ -39,6 +39,10 @@ class Infer(Job):
     )
     map_steps: int = Field(60, ge=0, description="steps of the climb to the mode")
     predictive: int = Field(0, ge=0, description="samples of each that are simulated again")
+    fit_steps: int = Field(
+        0, ge=0, description="steps of a fit of the simulator to each observation, which tells "
+        "whether any parameters could have made it; each costs P + 3 simulations",
+    )  # fmt: skip
     weights: bool = Field(
         True, description="importance weights, where the simulator has a likelihood"
     )
@@ -159,6 +163,7 @@ class Infer(Job):
             "outputs": trained.attributes["outputs"],
             "simulate": trained.attributes["simulate"],
             "levels": self.levels,
+            "fit_steps": self.fit_steps,
             "observed": "simulations" if self.file is None else Path(self.file).name,
             "truth": self.file is None,
             "seed": self.seed,
@@ -199,9 +204,16 @@ class _Work:
             )
         self.wanted = Wanted(
             job.samples, job.levels, job.map_steps, job.predictive,
-            job.weights and hasattr(simulator, "log_likelihood"), job.seed,
+            job.weights and hasattr(simulator, "log_likelihood"), job.seed, job.fit_steps,
         )  # fmt: skip
-        self.runner = Runner(make, simulator) if job.predictive else None
+        if job.fit_steps and not hasattr(simulator, "noise"):
+            raise BadInput(
+                "'fit_steps' needs a simulator with a noise model",
+                f"simulator of '{job.simulations}'",
+                "Write 'fit_steps: 0', or give the simulator a method 'noise'.",
+            )  # fmt: skip
+        wanted = job.predictive or job.fit_steps
+        self.runner = Runner(make, simulator, device=ctx.world.device) if wanted else None
         self.seconds, self.drawn = 0.0, 0
 
     def part(self, start: int, stop: int, first: int, done: int, total: int) -> str:

@@ -252,7 +252,8 @@ class _Shards:
 
         self.job, self.simulator, self.folder, self.ctx = job, simulator, folder, ctx
         # A program has its own time limit: it is a process of its own already.
-        self.runner = Runner(make, simulator, None if job.command else job.timeout)
+        limit = None if job.command else job.timeout
+        self.runner = Runner(make, simulator, limit, ctx.world.device)
 
     def make(
         self, start: int, stop: int, done: int, total: int, again: bool = False

@@ -295,6 +295,9 @@ class Curve:
 class Simulator(Protocol):
     r"""The protocol. `noise`, `log_likelihood` and what serves files and reports are optional.
 
+    One that says `portable = True` is given parameters on the rank's own device, a GPU where it
+    has one, and may return x there; any other gets them on the CPU and goes where it likes.
+
     Attributes:
         prior: Over its parameters.
         outputs: What x is; gives its shape.

@@ -49,8 +49,11 @@ class Failed(Exception):
         super().__init__(message)
 
 
-def _call(simulator: Any, theta: np.ndarray, key: Key) -> np.ndarray:
-    x = simulator.simulate(torch.from_numpy(theta), key)
+def _call(simulator: Any, theta: np.ndarray, key: Key, device: Any = "cpu") -> np.ndarray:
+    given = torch.from_numpy(theta)
+    if getattr(simulator, "portable", False):
+        given = given.to(device)
+    x = simulator.simulate(given, key)
     x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float32)
     shape = (len(theta), *simulator.outputs.shape)
     if x.shape != shape:
@@ -58,7 +61,7 @@ def _call(simulator: Any, theta: np.ndarray, key: Key) -> np.ndarray:
     return x
 
 
-def _serve(make: Callable[[], Any], pipe: Any) -> None:
+def _serve(make: Callable[[], Any], pipe: Any, device: Any) -> None:
     r"""The process of its own: answers calls until there are no more."""
     torch.set_num_threads(1)
     try:
@@ -67,7 +70,7 @@ def _serve(make: Callable[[], Any], pipe: Any) -> None:
         while True:
             theta, key = pipe.recv()
             try:
-                pipe.send(("x", _call(simulator, theta, key)))
+                pipe.send(("x", _call(simulator, theta, key, device)))
             except Exception as e:
                 pipe.send(("exception", _short(e)))
     except (EOFError, KeyboardInterrupt):
@@ -87,12 +90,15 @@ class Runner:
         simulator: What it made, for the runs in this process.
         timeout: Seconds a call may take, None for any. A call of many rows that takes longer is
             repeated row by row.
+        device: Where parameters are given to a simulator that says it is `portable`.
     """
 
     def __init__(
-        self, make: Callable[[], Any], simulator: Any, timeout: float | None = None
-    ) -> None:
+        self, make: Callable[[], Any], simulator: Any, timeout: float | None = None,
+        device: Any = "cpu",
+    ) -> None:  # fmt: skip
         self.make, self.simulator, self.timeout = make, simulator, timeout
+        self.device = device
         self._process: Any = None
         self._pipe: Any = None
 
@@ -135,7 +141,7 @@ class Runner:
     def _attempt(self, theta: np.ndarray, key: Key) -> np.ndarray:
         if self.timeout is None:
             try:
-                return _call(self.simulator, theta, key)
+                return _call(self.simulator, theta, key, self.device)
             except Exception as e:
                 raise Failed(TIME_OUT if isinstance(e, TimeoutError) else EXCEPTION, _short(e)) \
                     from e  # fmt: skip
@@ -161,7 +167,9 @@ class Runner:
         # Spawned, never forked: MPI and the threads of libraries do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self.make, theirs), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(self.make, theirs, self.device), daemon=True
+        )
         self._process.start()
         theirs.close()
         try:

@@ -57,6 +57,7 @@ class Spectrum(MeasuredSpectrum):
     """
 
     batched = True
+    portable = True
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import torch
 
 from hpcinv.inference.sample import draw
 from hpcinv.models import build
+from hpcinv.training.posterior_config import PosteriorConfig
 
 EMBEDDING = {"name": "mlp", "features": 32, "width": 64, "depth": 2}
 
@@ -27,17 +28,18 @@ def main() -> None:
     print(f"{a.observations} observations of 17 numbers, {a.samples} samples each, "
           f"{torch.get_num_threads()} thread(s), 3 transforms of width 64")  # fmt: skip
     print("| flow | parameters | samples a second of processor time |\n|---|---|---|")
-    for flow in ("nsf", "maf"):
+    default = PosteriorConfig().flows  # a sample of a mixture asks every member for its density
+    for flow in (["nsf"], ["maf"], default):
         for n in (2, 12):
-            print(f"| {flow} | {n} | {rate(flow, n, a.observations, a.samples):,.0f} |")
+            print(f"| {', '.join(flow)} | {n} | {rate(flow, n, a.observations, a.samples):,.0f} |")
 
 
-def rate(flow: str, parameters: int, observations: int, samples: int) -> float:
+def rate(flow: list[str], parameters: int, observations: int, samples: int) -> float:
     fields = {
         "name": "posterior",
         "parameters": [{"name": f"p{i}", "low": 0.0, "high": 1.0} for i in range(parameters)],
         "shape": [17],
-        "flows": [flow],
+        "flows": flow,
         "embedding": EMBEDDING,
     }
     module = build(fields, seed=0).eval().requires_grad_(False)

@@ -205,10 +205,12 @@ def sbi(python, theta, x, observed, seed, samples):
 
 
 def c2st(reference, samples, folds, seed=1):
-    """sbibm's classifier two-sample test, over the first of its five folds or all."""
+    """sbibm's classifier two-sample test, over the first of its five folds or all; in single
+    precision, as there."""
     from sklearn.model_selection import KFold
     from sklearn.neural_network import MLPClassifier
 
+    reference, samples = np.float32(reference), np.float32(samples)
     mean, std = reference.mean(0), reference.std(0, ddof=1)
     data = np.concatenate([(reference - mean) / std, (samples - mean) / std])
     target = np.repeat([0, 1], [len(reference), len(samples)])
@@ -297,11 +299,12 @@ def main():
                     samples, told = sample()
                     line |= {"seconds": round(seconds() - began, 1)}
                     line |= {k: told[k] for k in ("steps", "validation", "weights") if k in told}
-                    each = [
-                        c2st(numbers(f"{place}{k + 1}/reference_posterior_samples.csv.bz2")
-                             [: args.samples], samples[k], args.folds)
-                        for k in range(10)
-                    ]  # fmt: skip
+                    each = []
+                    for k in range(10):
+                        known = numbers(f"{place}{k + 1}/reference_posterior_samples.csv.bz2")
+                        each.append(c2st(known[: args.samples], samples[k], args.folds))
+                        print(f"{who} {name} {seed}: observation {k + 1} {each[-1]:.3f}",
+                              file=sys.stderr, flush=True)  # fmt: skip
                     line |= {"c2st": float(np.mean(each)), "each": np.round(each, 3).tolist()}
                     done[key(line)] = line
                     if args.out:
