@@ -11,9 +11,25 @@ import pytest
 
 from hpcinv.io.analysis import open_analysis
 from hpcinv.io.store import TrajectoryStore
+from hpcinv.kinds.study import load
 from hpcinv.observations.table import ObservationTable
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("study", ["lorenz", "lorenz-map"])
+@pytest.mark.parametrize("preset", [None, "medium", "full", "smoke"])
+def test_presets_move_observations_analyses_and_scores_together(study, preset):
+    jobs = load(ROOT / "jobs" / study, preset=preset)
+    jobs.check()
+    scores = [j for j in jobs.jobs.values() if j.kind == "evaluate"]
+    assert scores
+    for job in scores:
+        for name in job.analyses:
+            analysis = jobs.jobs[name]
+            assert analysis.frames == job.frames, name
+            seen = getattr(analysis, "observations", None)
+            assert seen is None or jobs.jobs[seen].frames == job.frames, name
 
 
 @pytest.mark.slow

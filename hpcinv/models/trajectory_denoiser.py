@@ -8,6 +8,7 @@ length of the window, so a model trained on windows of 8 frames is evaluated on 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -75,6 +76,7 @@ class SpaceTimeBlock(nn.Module):
         heads: The number of attention heads over the grid and the frames, 0 for none.
         periodic: Whether the last axis of the grid closes on itself, or "both" do.
         kernel: Size of the convolution over the grid.
+        reach: Frames from each to those that its convolution over frames sees.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class SpaceTimeBlock(nn.Module):
         heads: int,
         periodic: bool | str,
         kernel: tuple[int, int] = (3, 3),
+        reach: int = 1,
     ) -> None:
         super().__init__()
+        self.reach = reach
         self.modulation = nn.Linear(features, 3 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -108,12 +112,13 @@ class SpaceTimeBlock(nn.Module):
         y = F.silu(self.space(y.flatten(0, 1)))
         now = self.now(y).unflatten(0, (b, n))
         y = y.unflatten(0, (b, n))
-        if n > 1:
+        d = self.reach
+        if n > d:
             # Convolution over frames written as shifts: no permutation of the grid is needed.
-            before = self.before(y[:, :-1].flatten(0, 1)).unflatten(0, (b, n - 1))
-            after = self.after(y[:, 1:].flatten(0, 1)).unflatten(0, (b, n - 1))
-            now = now + F.pad(before, (0, 0, 0, 0, 0, 0, 1, 0))
-            now = now + F.pad(after, (0, 0, 0, 0, 0, 0, 0, 1))
+            before = self.before(y[:, :-d].flatten(0, 1)).unflatten(0, (b, n - d))
+            after = self.after(y[:, d:].flatten(0, 1)).unflatten(0, (b, n - d))
+            now = now + F.pad(before, (0, 0, 0, 0, 0, 0, d, 0))
+            now = now + F.pad(after, (0, 0, 0, 0, 0, 0, 0, d))
         x = x + now * (1 + gate)
         if len(self.attention):
             over_grid, over_frames = self.attention
@@ -152,6 +157,9 @@ class TrajectoryDenoiser(Denoiser):
         observed: The number of channels whose observations condition it, 0 for none
             (:mod:`hpcinv.models.observed_fields`).
         timed: Whether it is told the times of the frames, for windows of any time step.
+        reach: Frames from each to those that the convolution over frames of a block sees, for
+            the blocks in turn (dilations: van den Oord et al., 2016). Six blocks of reach 1 see
+            six frames to each side; of (1, 2, 4), at the same cost, fourteen.
     """
 
     def __init__(
@@ -170,6 +178,7 @@ class TrajectoryDenoiser(Denoiser):
         checkpointing: bool = False,
         observed: int = 0,
         timed: bool = False,
+        reach: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
         grid = tuple(int(n) for n in grid)
@@ -187,7 +196,8 @@ class TrajectoryDenoiser(Denoiser):
         self.enter = nn.Conv2d(channels + position + 2 * observed, width, 1)
         kernel = tuple(3 if n > 1 else 1 for n in self.plane)
         self.blocks = nn.ModuleList(
-            SpaceTimeBlock(width, features, heads, periodic, kernel) for _ in range(depth)
+            SpaceTimeBlock(width, features, heads, periodic, kernel, reach[k % len(reach)])
+            for k in range(depth)
         )
         self.leave = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.leave.weight)
@@ -242,7 +252,9 @@ class TrajectoryDenoiser(Denoiser):
         alpha, sigma = alpha.to(x_t), sigma.to(x_t)
         if context is None:
             context = x_t.new_zeros(b, n, self.context)
-        context = context[..., : self.context].expand(b, n, self.context)
+        # Without a context all frames have one embedding, which is made once.
+        apart = n if self.context or self.timed else 1
+        context = context[..., :apart, : self.context].expand(b, apart, self.context)
         if self.timed:
             if times is None:
                 times = torch.arange(n, device=x_t.device)

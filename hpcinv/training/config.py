@@ -233,6 +233,14 @@ class TrajectoryDenoiserConfig(_Model):
         bool | Literal["both"], Field(description="the last axis closes on itself, or both do")
     ] = True
     checkpointing: Annotated[bool, Field(description="recompute blocks to save memory")] = False
+    reach: Annotated[
+        tuple[PositiveInt, ...],
+        Field(
+            min_length=1,
+            description="frames from each to those that a block's convolution over frames sees, "
+            "of the blocks in turn: [1, 2, 4] sees further than [1] at the same cost",
+        ),
+    ] = (1,)
 
     @model_validator(mode="after")
     def _order(self) -> TrajectoryDenoiserConfig:

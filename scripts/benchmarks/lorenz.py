@@ -132,7 +132,8 @@ class Problem:
         training = store.statistics.count[0]
         of, starts = training // 1024, store.windows(FRAMES)
         withheld = starts[(starts >= training) & (starts % FRAMES == 0)]
-        self.start = int(withheld[draw * len(withheld) // 32 % len(withheld)])
+        n = len(withheld)  # draws from 32 on: the windows after those of the first 32
+        self.start = int(withheld[(draw % 32 * n // 32 + draw // 32) % n])
         truth = store.read(self.start, self.start + FRAMES).astype(np.float64)
         self.table = Table(truth, every, sigma, rng)
         dynamics = make(store.attributes["simulator"], store.attributes["options"])
@@ -174,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--draws", type=int, default=32, help="of the main setting")
+    parser.add_argument("--first", type=int, default=0, help="32: draws to choose settings by")
     parser.add_argument("--others", type=int, default=4, help="draws of the other settings")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--members", type=int, default=64)
@@ -189,9 +191,9 @@ def main() -> None:
     store = TrajectoryStore.open(folder / "simulate63" / "store")
     denoiser = load(folder / "train63")
     found = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
-    for draw in range(args.draws):
+    for draw in range(args.first, args.first + args.draws):
         for case in args.cases:
-            todo = [s for k, s in enumerate(SETTINGS) if k == 0 or draw < args.others]
+            todo = [s for k, s in enumerate(SETTINGS) if k == 0 or draw < args.first + args.others]
             todo = [s for s in todo if f"{case} {draw} {name(s)}" not in found]
             if not todo:
                 continue
@@ -208,6 +210,8 @@ def main() -> None:
             rows = [
                 v for k, v in found.items() if k.split()[::2][0] == case and k.endswith(name(s))
             ]
+            if not rows:
+                continue
             a = np.array(rows)
             error = a[:, 0].std(ddof=1) / np.sqrt(len(a)) if len(a) > 1 else np.nan
             table[case, name(s)] = (a[:, 0].mean(), error)
@@ -229,20 +233,21 @@ def figure(table: dict, path: Path) -> None:
 
     fig = Figure(figsize=(5 * len({c for c, _ in table}), 4), dpi=110)
     cases = sorted({case for case, _ in table}, key=list(CASES).index)
-    half = [s for s in SETTINGS if s["overlap"] == s["window"] // 2]
     for k, case in enumerate(cases):
         ax = fig.add_subplot(1, len(cases), k + 1)
+        known = [s for s in SETTINGS if (case, name(s)) in table]
+        half = [s for s in known if s["overlap"] == s["window"] // 2]
         curves = {
             "center": [s for s in half if s["compose"] == "center" and not s["corrections"]],
             "center, 1 correction": [s for s in half if s["corrections"] == 1],
             "center, 2 corrections": [s for s in half if s["corrections"] == 2],
             "junction": [s for s in half if s["compose"] == "junction"],
         }
-        for label, of in curves.items():
+        for label, of in ((label, of) for label, of in curves.items() if of):
             of = sorted(of, key=lambda s: s["window"])
             y, e = np.array([table[case, name(s)] for s in of]).T
             ax.errorbar([s["window"] for s in of], y, e, marker="o", ms=4, capsize=2, label=label)
-        others = [s for s in SETTINGS if s["window"] == 32 and s["overlap"] != 16]
+        others = [s for s in known if s["window"] == 32 and s["overlap"] != 16]
         y = [table[case, name(s)][0] for s in others]
         ax.plot([32] * len(others), y, "k+", ms=8, label="32 frames, overlap 4 and 24")
         ax.axhline(0.05, color="#8a9099", lw=0.8, ls="--")
