@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["PrimitiveEquations"]
 
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ CF = {
     "u": "eastward_wind", "v": "northward_wind", "t": "air_temperature",
     "ps": "surface_air_pressure",
 }  # fmt: skip
-SHALLOW = 0.05  # the share of surface pressure by which initial states differ
+SHALLOW = 0.05  # the share of surface pressure by which initial states differ; of a start, a tenth
 
 
 class PrimitiveEquations:
@@ -48,6 +49,8 @@ class PrimitiveEquations:
         nature: Other forcing, for some trajectories: `{first: 12, equator_to_pole: 66, friction:
             1.2}` forces those from 12 on towards another equilibrium, and multiplies the rate at
             which winds near the ground are slowed. Ensemble filters forecast without it.
+        start: A file with a state of ERA5 on pressure levels (`simulators.reanalysis_start`), from
+            which spin-up begins, its surface pressure disturbed, instead of an atmosphere at rest.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class PrimitiveEquations:
         spin_up: int = 240,
         equator_to_pole: float = 60.0,
         nature: dict[str, float] | None = None,
+        start: str | None = None,
     ) -> None:
         where = "simulator 'primitive_equations'"
         if truncation not in GRIDS:
@@ -77,7 +81,10 @@ class PrimitiveEquations:
                 "the package dinosaur is not installed", where,
                 "Run scripts/setup --extra weather, or install the extra 'weather'.",
             ) from None  # fmt: skip
+        if start is not None and not Path(start).expanduser().exists():
+            raise BadInput(f"no such file: {start}", f"{where}, start", "Give its path.")
         self.truncation, self.levels, self.spin_up = truncation, levels, spin_up
+        self.start = start
         self.minutes, self.steps = minutes, round(hours * 60 / minutes)
         self.equator_to_pole = equator_to_pole
         self.nature = dict(nature or {})
@@ -186,17 +193,24 @@ class PrimitiveEquations:
             ps = jnp.exp(grid.to_nodal(s.log_surface_pressure)) / (100 * pascal)
             return jnp.swapaxes(jnp.concatenate([u / speed, v / speed, t, ps]), -1, -2)
 
-        rest = at_rest(jax.random.PRNGKey(0))
+        rest, shallow = at_rest(jax.random.PRNGKey(0)), SHALLOW
+        if self.start is not None:
+            from .reanalysis_start import sigma_state
+
+            sigma = (np.arange(K) + 0.5) / K
+            lat, lon = self.state.coords.values()
+            rest = to_modal(sigma_state(Path(self.start).expanduser(), sigma, lat, lon))
+            shallow = SHALLOW / 10
 
         def begin(noise: Any) -> Any:
-            r"""At rest, with the largest waves of the noise in its surface pressure."""
+            r"""The start, with the largest waves of the noise in its surface pressure."""
             waves = grid.to_modal(noise[None]) * (np.arange(grid.modal_shape[1]) <= 8)
             s = rest
             return s.__class__(
                 vorticity=s.vorticity,
                 divergence=s.divergence,
                 temperature_variation=s.temperature_variation,
-                log_surface_pressure=s.log_surface_pressure + SHALLOW * waves,
+                log_surface_pressure=s.log_surface_pressure + shallow * waves,
             )
 
         several = time_integration.repeated(frame, self.spin_up) if self.spin_up else lambda s: s
