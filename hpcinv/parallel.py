@@ -129,7 +129,17 @@ class World:
     def finish(self, code: int) -> int:
         r"""Leaves the world at the end of a job whose work is saved; gives its exit code back."""
         self.close()
+        if _unloads_badly():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         return code
+
+
+def _unloads_badly() -> bool:
+    r"""Whether this process has read GRIB: ecCodes and an MPI build of netCDF4 both load libcurl's
+    LDAP, and unloading them together ends in a segmentation fault."""
+    return "gribapi" in sys.modules
 
 
 class MPIWorld(World):
@@ -152,6 +162,14 @@ class MPIWorld(World):
         self.comm = MPI.COMM_WORLD if comm is None else comm
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         super().__init__(self.comm.rank, self.comm.size, local_rank)
+
+    def finish(self, code: int) -> int:
+        if _unloads_badly():
+            from mpi4py import MPI
+
+            self.barrier("finish")
+            MPI.Finalize()
+        return super().finish(code)
 
     def broadcast(self, obj: Any, root: int = 0) -> Any:
         with at("a broadcast"):

@@ -9,7 +9,7 @@ pytest.importorskip("dinosaur")
 from hpcinv.errors import BadInput
 from hpcinv.simulators import make
 from hpcinv.simulators.base import Key
-from hpcinv.simulators.dynamics import trajectories
+from hpcinv.simulators.dynamics import Forecast, trajectories
 
 SIGMA = (np.arange(5) + 0.5) / 5
 KAPPA = 2 / 7
@@ -72,8 +72,33 @@ def test_a_state_of_the_grid_is_a_state_of_the_core():
 def test_mistakes_are_named():
     with pytest.raises(BadInput, match="T20"):
         make("primitive_equations", {"truncation": "T20"})
+    with pytest.raises(BadInput, match=r"nature: no 'fiction'.*friction"):
+        make("primitive_equations", {"nature": {"first": 3, "fiction": 2.0}})
+    with pytest.raises(BadInput, match="which trajectories"):
+        make("primitive_equations", {"nature": {"friction": 2.0}})
     with pytest.raises(BadInput, match="whole number of steps"):
         make("primitive_equations", {"hours": 6, "minutes": 50})
+
+
+def test_another_nature_begins_where_it_says_and_no_forecast_knows_it():
+    """And where it does, winds near the ground slow by the rate that was asked for."""
+    options = {"hours": 1.5, "minutes": 90, "equator_to_pole": 0.0}
+    options["nature"] = {"first": 2, "friction": 3.0}
+    d = make("primitive_equations", options)
+    # A westerly of 5 m/s in solid rotation near the ground. The lowest level's middle lies at
+    # (0.9 - 0.7) / 0.3 of the layer that slows, at one per day, here at three.
+    x = torch.zeros(2, *d.state.shape, dtype=torch.float64)
+    x[:, 10:15], x[:, 15] = 260.0, 1000.0
+    x[:, 4] = 5 * torch.cos(torch.deg2rad(torch.from_numpy(d.state.coords["lat"].copy())))[:, None]
+    y = d.step(x, Key(0, [1, 2]))
+    left = y[:, 4].mean((1, 2)) / x[0, 4].mean()
+    rate = -torch.log(left) * 24 / 1.5
+    assert (rate[1] - rate[0]).item() == pytest.approx(2 * (0.9 - 0.7) / 0.3, rel=0.03)
+    # A forecast numbers its members, and these are not trajectories of the truth.
+    model = Forecast({"simulator": "primitive_equations", "options": options}, 0, [1, 2])
+    same = model(x.numpy(), 0)
+    assert np.array_equal(same[0], same[1])
+    assert np.abs(same[0] - y[0].numpy()).max() < 1e-3  # single precision
 
 
 @pytest.mark.slow

@@ -53,3 +53,33 @@ def test_the_chain_runs_whole(tmp_path):
     )
     page = (study / "report" / "report.html").read_text()
     assert "Can I trust this?" in page and len(page) < 6e6
+
+
+def test_a_zarr_store_in_the_layout_of_weatherbench_is_read_as_the_sample(tmp_path):
+    """Chunked by time, as on the web: the store's numbers, channel by channel."""
+    pytest.importorskip("zarr")
+    from hpcinv.io.store import TrajectoryStore
+    from hpcinv.simulators.planetary_waves import LEVELS, UPPER, planetary_waves
+
+    made = planetary_waves(96, (32, 64))
+    made.to_zarr(
+        tmp_path / "era5.zarr", zarr_format=2, consolidated=True,
+        encoding={v: {"chunks": (1, *made[v].shape[1:])} for v in made.data_vars},
+    )  # fmt: skip
+    source = f"source={{path: {tmp_path / 'era5.zarr'}, sample: null}}"
+    done = hpcinv(
+        "run", ROOT / "jobs/era5/1_import.yaml", "--preset", "smoke", "--runs", tmp_path / "runs",
+        "--ranks", 1, source,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = TrajectoryStore.open(tmp_path / "runs" / "era5" / "import" / "store")
+    assert len(store.channels) == 71 and store.length == 96
+    x = store.read(90, 92)
+    for name in made.data_vars:
+        field = made[name].transpose("time", ..., "latitude", "longitude").values[90:92]
+        if name in UPPER:
+            for k, p in enumerate(LEVELS):
+                got = x[:, store.channels.index(f"{name}_{p}")]
+                np.testing.assert_array_equal(got, field[:, k].astype("f4"))
+        else:
+            np.testing.assert_array_equal(x[:, store.channels.index(name)], field.astype("f4"))

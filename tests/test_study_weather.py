@@ -36,11 +36,36 @@ def test_the_smoke_preset_runs_whole_and_filtering_does_not_see_the_future(tmp_p
     score = {n: e["pooled"]["crps"]["value"] for n, e in card["methods"].items()}
     # Little is learnt in a second, but interpolation beats knowing nothing of these days.
     assert score["oi-localised"] < score["climatology"]
+    # Twenty soundings of seven numbers each, which no method was shown, judge all of them.
+    rows = card["withheld"]["methods"]
+    assert card["withheld"]["count"] == 16 * 20 * 7 and set(rows) == set(card["methods"])
+    crps = {n: e["pooled"]["crps"]["value"] for n, e in rows.items()}
+    assert crps["oi-localised"] < crps["climatology"]
+    # The model's own states are nearer to geostrophy than their winds are strong.
+    checks = card["methods"]["letkf"]["checks"]
+    level = "at sigma 0.75"
+    off, wind = checks[f"geostrophic imbalance {level}"], checks[f"wind {level}"]
+    assert off["truth"] < wind["truth"] and off["members"] > 0
+    twin = json.loads((tmp_path / "weather" / "evaluate-twin" / "scores.json").read_text())
+    assert set(twin["methods"]) == {"reanalysis-twin", "letkf-twin", "climatology-twin"}
+    found = json.loads((tmp_path / "weather" / "map" / "map.json").read_text())
+    assert len(found["cells"]) == 4
     assert (tmp_path / "weather" / "report" / "report.html").exists()
     before = filtered()
-    # Nothing is seen any more from the eighth frame on: the filter's first eight stay, bit by bit.
+    # No station reports from the eighth frame on: the filter's first eight stay, bit by bit.
     run("2_observe.yaml", "--fresh", "observing.gaps=[[8,16]]")
     run("6_filtering.yaml", "--fresh")
     after = filtered()
     assert np.array_equal(before[:, :8], after[:, :8])
     assert not np.array_equal(before[:, 8:], after[:, 8:])
+    # Ten windows and more on one, two and four ranks: the same bits. 32 frames, windows of three.
+    longer = "frames=[128,160]"
+    run("2_observe.yaml", "--fresh", longer)
+    bits = []
+    for ranks in (1, 2, 4):
+        run("6_reanalysis.yaml", "--fresh", longer, "members=1", "window=3", "overlap=2",
+            "reproducible=true", "--ranks", str(ranks))  # fmt: skip
+        with open_analysis(tmp_path / "weather" / "reanalysis") as a:
+            bits.append(a.ensemble())
+    assert bits[0].shape[1] == 32 and np.array_equal(bits[0], bits[1])
+    assert np.array_equal(bits[0], bits[2])

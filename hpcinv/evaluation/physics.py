@@ -55,6 +55,10 @@ TROPICS = 20.0
 
 def checks(store: Any) -> Checks | None:
     r"""The checks that a trajectory allows; None without any, or without an even globe grid."""
+    if (getattr(store, "attributes", None) or {}).get("sigma"):
+        from .physics_sigma import sigma_checks
+
+        return sigma_checks(store)
     of = axes(store)
     if set(of) != {"lat", "lon"} or len(store.grid) != 2 or min(store.grid) < 4:
         return None

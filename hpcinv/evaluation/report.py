@@ -106,6 +106,7 @@ def report(
         series=_series(card, main, when),
         leads=report_fields.lead_times(card),
         departures=_departures(card.get("innovations")),
+        withheld=_withheld(card),
         consistency=report_fields.departures(card.get("innovations"), when),
         interval=card["interval"],
         differences=_differences(card, main),
@@ -413,6 +414,26 @@ def _departures(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
                 "oa": both(a),
                 "chi2": _number(judged["chi2"]["value"]) if judged else "–",
                 "desroziers": _number(told["error"]["value"]) if told else "–",
+            }
+        )
+    return rows
+
+
+def _withheld(card: Mapping[str, Any]) -> list[dict[str, str]]:
+    r"""Rows of the table of methods on withheld observations."""
+    found = card.get("withheld") or {"methods": {}, "differences": {}}
+    rows = []
+    for name, e in found["methods"].items():
+        if "pooled" not in e:
+            continue
+        crps = e["pooled"]["crps"]
+        d = found["differences"].get(name, {}).get("crps")
+        rows.append(
+            {
+                "name": name,
+                "crps": _number(crps["value"]),
+                "range": f"{_number(crps['low'])} to {_number(crps['high'])}",
+                "less": "–" if d is None else f"{_number(d['low'])} to {_number(d['high'])}",
             }
         )
     return rows

@@ -244,6 +244,9 @@ class Evaluate(Job):
             card["forecast"] = lead_times(sums, store, self.frames[0], self.lead, by)
         if self.observations is not None:
             card["innovations"], outputs["feedback"] = self._innovations(ctx, store)
+            withheld = self._withheld(ctx, store, scale)
+            if withheld is not None:
+                card["withheld"] = withheld
         if self.misspecification is not None:
             card["misspecification"] = self._misspecification(ctx, store)
         path = ctx.folder / "scores.json"
@@ -321,6 +324,34 @@ class Evaluate(Job):
             replicates=self.replicates, seed=self.seed,
         )  # fmt: skip
         return found, digest
+
+    def _withheld(self, ctx: Context, store: Any, scale: Any) -> dict[str, Any] | None:
+        r"""Every analysis on the rows that were withheld; None without any."""
+        from ..evaluation.withheld_rows import collect, scores
+        from ..io.analysis import open_analysis
+        from ..observations import flags
+        from ..observations.table import ObservationTable
+
+        table = ObservationTable.load(ctx.inputs[self.observations] / "observations.nc")
+        if not (table.flag == flags.WITHHELD).any():
+            return None
+        sums, variables = {}, []
+        for name in self.analyses:
+            ctx.progress.begin(f"withheld rows, {_short(name)}")
+            with open_analysis(ctx.inputs[name]) as analysis:
+                variables, sums[_short(name)] = collect(
+                    table, store, self.frames[0], self.frames[1] - self.frames[0], analysis,
+                    seed=self.seed, world=ctx.world, progress=ctx.progress,
+                )  # fmt: skip
+        by = {} if scale is None else dict(zip(store.channels, scale, strict=True))
+        found = scores(
+            sums, variables, by, level=self.level, block=self.block,
+            replicates=self.replicates, seed=self.seed,
+        )  # fmt: skip
+        if "pooled" in next(iter(found["methods"].values())):
+            of = (f"{n} {e['pooled']['crps']['value']:.3f}" for n, e in found["methods"].items())
+            ctx.say(f"CRPS of {found['count']} withheld observations: {', '.join(of)}")
+        return found
 
     def _misspecification(self, ctx: Context, store: Any) -> dict[str, Any]:
         from contextlib import ExitStack

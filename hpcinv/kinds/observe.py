@@ -7,7 +7,7 @@ __all__ = ["Observe"]
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import BadInput, nearest
 from ..observations.config import (
@@ -42,11 +42,24 @@ class Observe(Job):
         RandomPoints | Stations | Tracks | Orbit | CoarseGrid | PointTable,
         Field(discriminator="network"),
     ]
+    also: list[
+        Annotated[
+            RandomPoints | Stations | Tracks | Orbit | CoarseGrid, Field(discriminator="network")
+        ]
+    ] = Field([], description="more networks, whose rows come into the same table")
     quality: Quality | None = Field(
         None, description="quality control; by default its defaults for files, none for draws"
     )
 
     thing: ClassVar[str] = "observations"
+
+    @model_validator(mode="after")
+    def _together(self) -> Observe:
+        if self.also and self.observing.network == "table":
+            raise ValueError("'also' goes with a network that is drawn, not with a file")
+        if any(o.forward != self.observing.forward for o in self.also):
+            raise ValueError("also: networks of one table see alike: give them the same 'forward'")
+        return self
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -62,11 +75,12 @@ class Observe(Job):
                 "'frames' is empty", where.where(("frames",)), "Write [first, last + 1]."
             )
         o = self.observing
-        if getattr(o, "path", None) is not None:
-            path = Path(o.path).expanduser()
-            o.path = str(path if path.is_absolute() else (study.folder / path).resolve())
-            if not Path(o.path).exists():
-                raise BadInput(f"no such file: {o.path}", where.where(("observing", "path")))
+        for key, n in [(("observing",), o), *((("also", i), n) for i, n in enumerate(self.also))]:
+            if getattr(n, "path", None) is not None:
+                path = Path(n.path).expanduser()
+                n.path = str(path if path.is_absolute() else (study.folder / path).resolve())
+                if not Path(n.path).exists():
+                    raise BadInput(f"no such file: {n.path}", where.where((*key, "path")))
         if o.network == "table":
             return
         data = study.jobs.get(self.data)
@@ -82,18 +96,18 @@ class Observe(Job):
                     )
 
     def external(self) -> dict[str, tuple[Path, str]]:
-        path = getattr(self.observing, "path", None)
-        return {} if path is None else {"table": (Path(path), "quick")}
+        paths = [getattr(n, "path", None) for n in (self.observing, *self.also)]
+        names = ["table", *(f"table {k}" for k in range(1, len(paths)))]
+        return {n: (Path(p), "quick") for n, p in zip(names, paths, strict=True) if p is not None}
 
     def run(self, ctx: Context) -> dict[str, str]:
-        from ..observations.networks import draw
         from ..observations.read import Notes, read_points
 
         store = ctx.store(self.data)
         start, stop = self.frames
         if ctx.task is not None:
             how = {"start": start, "stop": stop, "seed": self.seed, "within": ctx.block}
-            table = draw(self.observing, store, **how)
+            table = self._drawn(store, **how)
             return {"observations": table.save(ctx.folder / "observations.nc")}
         notes = Notes()
         quality = self.quality
@@ -105,8 +119,22 @@ class Observe(Job):
                 sure = {} if store.statistics is not None else {"background": None}
                 quality = Quality(**sure)
         else:
-            table = draw(self.observing, store, start=start, stop=stop, seed=self.seed)
+            table = self._drawn(store, start=start, stop=stop, seed=self.seed)
         return self._finish(ctx, table, quality, notes)
+
+    def _drawn(self, store, *, seed: int, **how):
+        r"""What all networks see, each with numbers of its own."""
+        from ..diffusion.noise import generator
+        from ..observations.networks import draw
+        from ..observations.table import ObservationTable
+
+        seeds = [seed] + [
+            int(generator(seed, "network", k).integers(2**62))
+            for k in range(1, len(self.also) + 1)
+        ]
+        networks = (self.observing, *self.also)
+        tables = [draw(n, store, seed=s, **how) for n, s in zip(networks, seeds, strict=True)]
+        return tables[0] if len(tables) == 1 else ObservationTable.concatenate(tables)
 
     def join(self, ctx: Context, parts: list[Path]) -> dict[str, str]:
         from ..observations.read import Notes
@@ -169,6 +197,6 @@ class Observe(Job):
         o = self.observing
         if o.network == "table":
             return {"file": o.path}
-        if o.network == "random_points":
+        if o.network == "random_points" and not self.also:
             return {"points": f"{o.points} a frame"}
-        return {"network": o.network}
+        return {"network": " and ".join(n.network for n in (o, *self.also))}

@@ -128,6 +128,12 @@ class Simulate(Job):
             self.command = [str(program.resolve()) if "/" in self.command[0] else self.command[0],
                             *(self._own(c, study.folder) for c in self.command[1:])]  # fmt: skip
             return
+        start = self.options.get("start")
+        if self.simulator == "primitive_equations" and isinstance(start, str):
+            path = study.folder / Path(start).expanduser()
+            if not path.exists():
+                raise BadInput(f"no such file: {path}", where.where(("options", "start")))
+            self.options = {**self.options, "start": str(path.resolve())}
         if ":" not in self.simulator:
             from ..errors import nearest
             from ..simulators import BUILT_IN
@@ -138,6 +144,11 @@ class Simulate(Job):
                     f"no simulator is called '{self.simulator}'", where.where(("simulator",)),
                     f"{hint} Or write 'package.module:Name'.".strip(),
                 )  # fmt: skip
+
+    def external(self) -> dict[str, tuple[Path, str]]:
+        start = self.options.get("start")
+        own = self.simulator == "primitive_equations" and isinstance(start, str)
+        return {"start": (Path(start), "quick")} if own else {}
 
     @staticmethod
     def _own(argument: str, folder: Path) -> str:

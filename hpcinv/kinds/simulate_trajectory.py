@@ -113,6 +113,7 @@ def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
         ctx.folder / "store",
         channels=list(state.channels),
         units=list(state.channels.values()),
+        standard_names=[state.standard_names.get(c) for c in state.channels],
         coords=dict(state.coords),
         coord_attrs={k: dict(v) for k, v in state.coord_attrs.items()},
         time=np.arange(n * length) * state.dt,
@@ -121,7 +122,8 @@ def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
         mask=state.mask,
         static=dict(state.static),
         segments=[(i * length, (i + 1) * length) for i in range(n)],
-        attributes={"simulator": job.simulator, "options": job.options, "seed": job.seed},
+        attributes={"simulator": job.simulator, "options": job.options, "seed": job.seed}
+        | ({"sigma": dict(state.sigma)} if state.sigma else {}),
         parts=[
             (os.path.relpath(p, ctx.folder / "store"), a, b)
             for (a, b), p in sorted(places.items())

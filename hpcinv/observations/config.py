@@ -169,7 +169,8 @@ class Quality(BaseModel):
         instruments: Instruments by the pattern of their stations' names, `{ships: "SHIP*"}`: the
             bias is then estimated for each of them instead of for each station.
         buddy: The check against neighbours; null for none.
-        withhold: Share of the stations (or places) kept from every method, for verification.
+        withhold: Share of the stations (or places) kept from every method, for verification; 1
+            for a network that only judges.
         thin: Thinning or superobbing; null for none.
     """
 
@@ -181,7 +182,7 @@ class Quality(BaseModel):
     station_bias: float | None = Field(None, gt=0)
     instruments: dict[str, str] = {}
     buddy: Buddy | None = None
-    withhold: float = Field(0.0, ge=0, lt=1)
+    withhold: float = Field(0.0, ge=0, le=1)
     thin: Thin | None = None
 
     @model_validator(mode="after")

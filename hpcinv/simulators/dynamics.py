@@ -49,6 +49,9 @@ class State:
             trajectory is the first of a cycle.
         mask: Where the grid is valid, or None for everywhere; elsewhere states are 0.
         static: Fields that do not change, by name, with the grid's shape.
+        standard_names: CF names of channels, by channel.
+        sigma: Of channels on sigma levels (p over surface pressure), the level's: each is the
+            middle of a layer, over flat ground.
     """
 
     channels: Mapping[str, str]
@@ -61,6 +64,8 @@ class State:
     cycle: int = 1
     mask: np.ndarray | None = None
     static: Mapping[str, np.ndarray] = field(default_factory=dict)
+    standard_names: Mapping[str, str] = field(default_factory=dict)
+    sigma: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -138,7 +143,9 @@ class Forecast:
                 "ensemble: forecast",
                 "Name a forecast model of your own, module:Name.",
             )
-        self.dynamics = make(attributes["simulator"], attributes.get("options"))
+        # Another nature is that of trajectories; ids are members here, and no forecast knows it.
+        options = {k: v for k, v in (attributes.get("options") or {}).items() if k != "nature"}
+        self.dynamics = make(attributes["simulator"], options)
         self.key = Key(seed, list(members))
 
     def __call__(self, x: np.ndarray, frame: int) -> np.ndarray:

@@ -1,18 +1,23 @@
-r"""Weather in small, beyond the pooled scores: by lead time, and the wind against the pressure.
+r"""Weather in small, beyond the pooled scores: by lead time, on withheld soundings, where windows
+meet, and the wind against the pressure.
 
     hpcinv run jobs/weather
     python scripts/benchmarks/weather.py --runs runs
 
 First the fair CRPS of the forecast by lead time, each channel in units of its climatological
 deviation, beside its own analysis of the last observed state, kept, and as many states of the
-training runs. Then, for each analysis and the truth, how far the wind of the lowest level is from
-geostrophic: the share of the variance of v, from 30 to 70 degrees, that the gradient of surface
-pressure does not explain.
+training runs. Then what `evaluate` found: the methods on the soundings that none was shown; the
+changes of states where windows meet over those elsewhere, the truth's own counted out; and the
+geostrophic imbalance of each level, of members and truth. Last the scores of the fraternal twin.
+For each analysis and the truth, too, how far the wind of the lowest level is from geostrophic: the
+share of the variance of v, from 30 to 70 degrees, that the gradient of surface pressure does not
+explain.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +62,34 @@ def main() -> None:
         with open_analysis(path) as a:
             found = [ageostrophic(a.read(m)[:20], lat, level) for m in a.members[:4]]
         print(f"{path.name:20s} {np.mean(found):6.3f}")
+    for name in ("evaluate", "evaluate-twin"):
+        card = folder / name / "scores.json"
+        if card.exists():
+            print_card(name, json.loads(card.read_text()))
+
+
+def print_card(name: str, card: dict) -> None:
+    r"""What an evaluation says of its methods."""
+    print(f"\n{name}: RMSE, fair CRPS, spread/skill, rank distance")
+    for method, e in card["methods"].items():
+        p = e["pooled"]
+        told = [p[k]["value"] for k in ("rmse", "crps", "spread_skill", "rank_distance")]
+        print(f"{method:20s} {'  '.join(f'{v:.3f}' for v in told)}")
+    for method, e in card["methods"].items():
+        if (s := e.get("seam")) is not None:
+            band = f"{s['low']:.3f} to {s['high']:.3f}"
+            print(f"{method}: changes where windows meet {s['ratio']:.3f} ({band}) of elsewhere")
+    rows = card.get("withheld", {"methods": {}})
+    for method, e in rows["methods"].items():
+        p = e["pooled"]["crps"]
+        less = rows["differences"].get(method, {}).get("crps")
+        more = f"; first minus it {less['low']:.3f} to {less['high']:.3f}" if less else ""
+        print(f"{method:20s} withheld {p['value']:.3f} ({p['low']:.3f} to {p['high']:.3f}){more}")
+    for method, e in card["methods"].items():
+        off = {k: v for k, v in e.get("checks", {}).items() if k.startswith("geostrophic")}
+        said = ", ".join(f"{v['members']:.2f} ({v['truth']:.2f})" for v in off.values())
+        if said:
+            print(f"{method:20s} geostrophic imbalance, m/s, from the ground up: {said}")
 
 
 def print_forecast(
