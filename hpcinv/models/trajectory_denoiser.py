@@ -8,6 +8,7 @@ length of the window, so a model trained on windows of 8 frames is evaluated on 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -18,6 +19,7 @@ from azula.nn.utils import checkpoint
 from azula.noise import VESchedule
 from torch import Tensor
 
+from hpcinv.models.gaussian_conditioned import ConditionedSkip
 from hpcinv.models.gaussian_skip import GaussianSkip
 from hpcinv.models.grid_layers import GridConv, PositionField
 
@@ -152,6 +154,8 @@ class TrajectoryDenoiser(Denoiser):
         observed: The number of channels whose observations condition it, 0 for none
             (:mod:`hpcinv.models.observed_fields`).
         timed: Whether it is told the times of the frames, for windows of any time step.
+        conditioned: The channels whose observations the Gaussian skip sees, too
+            (:class:`ConditionedSkip`); none by default.
     """
 
     def __init__(
@@ -170,6 +174,7 @@ class TrajectoryDenoiser(Denoiser):
         checkpointing: bool = False,
         observed: int = 0,
         timed: bool = False,
+        conditioned: Sequence[int] = (),
     ) -> None:
         super().__init__()
         grid = tuple(int(n) for n in grid)
@@ -193,7 +198,11 @@ class TrajectoryDenoiser(Denoiser):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         size = channels * math.prod(grid)
-        self.skip = GaussianSkip(size, min(modes, size)) if modes else None
+        self.conditioned = bool(modes) and len(conditioned) > 0
+        if self.conditioned:
+            self.skip = ConditionedSkip(size, min(modes, size), math.prod(grid), conditioned)
+        else:
+            self.skip = GaussianSkip(size, min(modes, size)) if modes else None
 
     def time(self, level: Tensor) -> Tensor:
         r"""The time at which :math:`\log \sigma_t / \alpha_t` has some value, within [0, 1]."""
@@ -257,6 +266,8 @@ class TrajectoryDenoiser(Denoiser):
 
         if self.skip is None:
             mean = column(alpha * unit**2) * x_t
+        elif self.conditioned:
+            mean = self.skip(x_t, alpha, sigma, times, y)
         else:
             mean = self.skip(x_t, alpha, sigma, times)
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)
