@@ -49,6 +49,7 @@ UNITS = {
     "g m-2": ("column", 1e-3, 0.0),
     "mmol m-3": ("concentration", 1.0, 0.0),
     "umol L-1": ("concentration", 1.0, 0.0),
+    "ml L-1": ("concentration", 44.6596, 0.0),  # of oxygen, at 0 degC and one atmosphere
 }
 SAME = {
     "m/s": "m s-1",
@@ -56,8 +57,14 @@ SAME = {
     "km/h": "km h-1",
     "g/kg": "g kg-1",
     "kg/kg": "kg kg-1",
+    "umol/kg": "umol kg-1",
+    "umol/l": "umol L-1",
+    "ml/l": "ml L-1",
+    "mmol/m3": "mmol m-3",
     "": "1",
 }
+# Practical salinity has no unit, and is near grams of salt in a kilogram: CF's 1e-3.
+SALINITY = {"psu", "1e-3"}
 
 
 def conversion(unit: str, to: str, where: object = None) -> tuple[float, float]:
@@ -68,7 +75,7 @@ def conversion(unit: str, to: str, where: object = None) -> tuple[float, float]:
     Raises:
         BadInput: If a unit is unknown or the two measure different things.
     """
-    if unit == to:
+    if unit == to or {unit.strip().lower(), to} <= SALINITY:
         return 1.0, 0.0
     found = []
     for name in (unit, to):
