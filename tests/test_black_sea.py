@@ -46,6 +46,14 @@ def test_transport_keeps_volume_and_mass(sea):
     assert not (x * (1 - c.wet)).any()
 
 
+def test_a_step_that_empties_a_cell_is_told():
+    # A closed channel of depth H, 8 m levels: Q in and Q out of cells of volume dx dy H.
+    c = Cells(torch.full((2,), 8.0).double(), torch.full((3, 4), 2), 1e4, 2e4)
+    psi = torch.full((1, 2, 3), 1e5).double()
+    # Round the inner corners: corner cells take Q through one side, with dx dy H = 3.2e9 m3.
+    assert c.emptied(psi, 86400.0) == pytest.approx(1e5 * 86400 / (1e4 * 2e4 * 16))
+
+
 def test_mixing_is_that_of_the_diffusion_equation():
     # A cosine of a closed column decays by exp(-k (pi / H)^2 t).
     n, depth, k, t = 40, 80.0, 1e-3, 4e5
@@ -128,7 +136,7 @@ def test_heights_of_a_file(tmp_path):
     z = np.where(lat[:, None] < 45.2, -1000.0, 50.0) + 0 * lon
     coords = {"y": lat, "x": lon}
     xr.Dataset({"rose": (("y", "x"), z)}, coords).to_netcdf(tmp_path / "etopo.nc")
-    d = BlackSea(bathymetry=str(tmp_path / "etopo.nc"))
+    d = BlackSea(bathymetry=str(tmp_path / "etopo.nc"), substeps=40)
     wet = d.state.mask
     north = d.state.coords["lat"] > 46
     assert not wet[north].any() and wet[d.state.coords["lat"] < 45].all()
@@ -142,6 +150,10 @@ def test_what_does_not_fit_the_year_is_refused():
         make("black_sea", {"spin_up": 40})
     with pytest.raises(BadInput, match="nature: no 'rivers'"):
         make("black_sea", {"nature": {"first": 1, "rivers": 2.0}})
+    # Coasts of a file may narrow the current: a year of such steps is not finite.
+    with pytest.raises(BadInput, match=r"takes 1\.5 times what a cell holds") as e:
+        make("black_sea", {"rows": 12, "columns": 18, "days": 10, "substeps": 5})
+    assert "substeps: 10" in str(e.value)
     from hpcinv.kinds.simulate_trajectory import dynamics_of
 
     job = Simulate(

@@ -128,12 +128,12 @@ class Simulate(Job):
             self.command = [str(program.resolve()) if "/" in self.command[0] else self.command[0],
                             *(self._own(c, study.folder) for c in self.command[1:])]  # fmt: skip
             return
+        self._check_files(where, study.folder)
         start = self.options.get("start")
         if self.simulator == "primitive_equations" and isinstance(start, str):
-            path = study.folder / Path(start).expanduser()
-            if not path.exists():
+            if not Path(start).is_file():
+                path = study.folder / Path(start).expanduser()
                 raise BadInput(f"no such file: {path}", where.where(("options", "start")))
-            self.options = {**self.options, "start": str(path.resolve())}
         if ":" not in self.simulator:
             from ..errors import nearest
             from ..simulators import BUILT_IN
@@ -145,10 +145,33 @@ class Simulate(Job):
                     f"{hint} Or write 'package.module:Name'.".strip(),
                 )  # fmt: skip
 
+    def _check_files(self, where: Any, folder: Path) -> None:
+        r"""Options that are files: the study's own, or ones of a Debian package."""
+        for key, value in self.options.items():
+            if isinstance(value, str):
+                self.options[key] = self._own(value, folder)
+            elif isinstance(value, dict) and "debian" in value:
+                lacking = {"file", "sha256"} - set(value)
+                if lacking or len(value) > 3:
+                    raise BadInput(
+                        f"'{key}' of the package '{value['debian']}' has {', '.join(value)}",
+                        where.where(("options", key)),
+                        "Write debian, file and sha256.",
+                    )
+
+    def fetch(self) -> None:
+        from ..io.sources import cached_debian, fetch_debian
+
+        for v in self.options.values():
+            if isinstance(v, dict) and "debian" in v:
+                if cached_debian(v["file"], v["sha256"]) is None:
+                    print(f"fetching {v['file']} of {v['debian']}", flush=True)
+                fetch_debian(v["debian"], v["file"], v["sha256"])
+
     def external(self) -> dict[str, tuple[Path, str]]:
-        start = self.options.get("start")
-        own = self.simulator == "primitive_equations" and isinstance(start, str)
-        return {"start": (Path(start), "quick")} if own else {}
+        # A package's file is known by its checksum, which stands in the job file.
+        files = {k: Path(v) for k, v in self.options.items() if isinstance(v, str)}
+        return {k: (p, "quick") for k, p in files.items() if p.is_absolute() and p.is_file()}
 
     @staticmethod
     def _own(argument: str, folder: Path) -> str:

@@ -122,6 +122,13 @@ class Train(Job):
                 f"'conditioning' means nothing to a model '{self.model.name}'",
                 where.where(("conditioning",)),
             )
+        if self.conditioning is not None and self.conditioning.gaussian:
+            if not getattr(self.model, "modes", 0):
+                raise BadInput(
+                    "'conditioning.gaussian' of a model without a Gaussian skip",
+                    where.where(("conditioning", "gaussian")),
+                    "Give 'model.modes', or leave it out.",
+                )
         self._check_data(study, where)
         self._check_time_steps(where)
         self._check_seeds(where)
@@ -327,6 +334,7 @@ class Train(Job):
                 "grid": grid,
                 "observed": len(seen),
                 "timed": self.time_steps != (1,),
+                **({"conditioned": seen} if seen and self.conditioning.gaussian else {}),
             },
             self.loss,
             seed=self.seed,

@@ -19,6 +19,7 @@ from azula.nn.utils import checkpoint
 from azula.noise import VESchedule
 from torch import Tensor
 
+from hpcinv.models.gaussian_conditioned import ConditionedSkip
 from hpcinv.models.gaussian_skip import GaussianSkip
 from hpcinv.models.grid_layers import GridConv, PositionField
 
@@ -160,6 +161,8 @@ class TrajectoryDenoiser(Denoiser):
         reach: Frames from each to those that the convolution over frames of a block sees, for
             the blocks in turn (dilations: van den Oord et al., 2016). Six blocks of reach 1 see
             six frames to each side; of (1, 2, 4), at the same cost, fourteen.
+        conditioned: The channels whose observations the Gaussian skip sees, too
+            (:class:`ConditionedSkip`); none by default.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class TrajectoryDenoiser(Denoiser):
         observed: int = 0,
         timed: bool = False,
         reach: Sequence[int] = (1,),
+        conditioned: Sequence[int] = (),
     ) -> None:
         super().__init__()
         grid = tuple(int(n) for n in grid)
@@ -203,7 +207,11 @@ class TrajectoryDenoiser(Denoiser):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         size = channels * math.prod(grid)
-        self.skip = GaussianSkip(size, min(modes, size)) if modes else None
+        self.conditioned = bool(modes) and len(conditioned) > 0
+        if self.conditioned:
+            self.skip = ConditionedSkip(size, min(modes, size), math.prod(grid), conditioned)
+        else:
+            self.skip = GaussianSkip(size, min(modes, size)) if modes else None
 
     def time(self, level: Tensor) -> Tensor:
         r"""The time at which :math:`\log \sigma_t / \alpha_t` has some value, within [0, 1]."""
@@ -269,6 +277,8 @@ class TrajectoryDenoiser(Denoiser):
 
         if self.skip is None:
             mean = column(alpha * unit**2) * x_t
+        elif self.conditioned:
+            mean = self.skip(x_t, alpha, sigma, times, y)
         else:
             mean = self.skip(x_t, alpha, sigma, times)
         inner = (column(unit) * x_t).reshape(b, n, self.channels, *self.plane)

@@ -396,12 +396,15 @@ class Measured(BaseModel):
         missing: Numbers that stand for nothing, besides what the file itself says.
         flag: Column with the source's own verdict.
         good: Its values that mean the value may be used.
+        density: Of the water, in kg m-3, where amounts per mass (umol kg-1) stand for a channel
+            of amounts per volume (mmol m-3).
     """
 
     model_config = ConfigDict(extra="forbid")
 
     channel: str | None = None
     units: str | None = None
+    density: float | None = Field(None, gt=0)
     error: float | None = Field(None, gt=0)
     missing: list[float] = []
     flag: str | None = None

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import BadInput, nearest
 from .files_netcdf import ioda_groups, plain
+from .units import conversion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 NEEDED = ("variable", "value", "time", "lat", "lon")
 OPTIONAL = ("units", "error", "station", "level", "flag")
 PLACE = ("time", "lat", "lon", "station", "level")
+PER_MASS = "umol kg-1"
 SUFFIXES = (".csv", ".parquet", ".nc", ".cdf", ".txt")
 
 
@@ -179,7 +181,12 @@ def _melt(frame, measured: Mapping[str, Any], path: Path, notes: dict[str, int])
             part["flag"] = (~frame[m.flag].astype(str).isin([str(g) for g in m.good])).astype(int)
         missing = x.isna() | (x.isin(m.missing) if m.missing else False)
         notes["not observed"] = notes.get("not observed", 0) + int(missing.sum())
-        parts.append(part[~missing])
+        part = part[~missing]
+        if m.density is not None:
+            f, _ = conversion(part["units"].iloc[0] if len(part) else "", PER_MASS, path)
+            part["value"] = part["value"].astype(float) * (f * m.density * 1e-3)
+            part["units"] = "mmol m-3"
+        parts.append(part)
     long = pd.concat(parts)
     if "flag" in long:
         long["flag"] = long["flag"].fillna(0).astype(int)

@@ -1,9 +1,9 @@
 r"""Reading observations: rows of a file become rows of a table on a trajectory.
 
-Each row goes to the nearest grid point and the nearest frame. Rows outside the domain or between
-frames keep their place in the table, with a flag that says why they are not used; so do rows that
-lack a value, a place on Earth, a time or a positive error, as long as impossible numbers are not
-the majority.
+Each row goes to the nearest grid point and the nearest frame. Rows outside the domain (or beyond
+the levels that a derived variable is interpolated between) or between frames keep their place in
+the table, with a flag that says why they are not used; so do rows that lack a value, a place on
+Earth, a time or a positive error, as long as impossible numbers are not the majority.
 Rows of other variables are counted. Text where a number or a date belongs, an unknown variable or
 unit, a missing column: what cannot be understood is an error that names the file and the row.
 """
@@ -140,6 +140,9 @@ def read_points(
     k, near = _frames(store, time, start, stop, window)
     flag[~near], k = flags.LATE, np.where(near, k, -1)
     flag[~inside], point = flags.OUTSIDE, np.where(inside, point, -1)
+    level = _numbers(frame, "level", path, row) if "level" in frame else None
+    if level is not None:
+        flag[_beyond(level, channel - len(store.channels), derived)] = flags.OUTSIDE
     if "flag" in frame:
         flag[_numbers(frame, "flag", path, row) != 0] = flags.SOURCE
     bad = flags.malformed(value, sigma, lat, lon, time)
@@ -160,7 +163,7 @@ def read_points(
         time_units=store.time_units,
         calendar=store.calendar,
         flag=flag,
-        level=_numbers(frame, "level", path, row) if "level" in frame else None,
+        level=level,
         forward=forward,
     )
     columns = SimpleNamespace(value=value, error=sigma, lat=lat, lon=lon, time=time)
@@ -173,6 +176,16 @@ def read_points(
         )
     table.check(length=stop - start, grid=store.grid, mask=store.mask, where=path)
     return table, notes
+
+
+def _beyond(level: np.ndarray, which: np.ndarray, derived: list[Any]) -> np.ndarray:
+    r"""Rows above or below the levels that their variable is interpolated between."""
+    out = np.zeros(len(level), bool)
+    for i, d in enumerate(derived):
+        if d.operator == "level":
+            within = (level >= min(d.levels)) & (level <= max(d.levels))
+            out |= (which == i) & ~within
+    return out
 
 
 def _ours(path: Path) -> bool:

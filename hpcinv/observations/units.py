@@ -124,6 +124,10 @@ TOKEN = re.compile(
     r"|(?P<power>\^|\*\*)|(?P<times>[*·.])|(?P<over>/)|(?P<open>\()|(?P<close>\))"
     r"|(?P<minus>[-+⁻]))"
 )
+# Practical salinity has no unit, and is near grams of salt in a kilogram: CF's 1e-3.
+SALINITY = {"psu", "1e-3"}
+# A millilitre of oxygen in a litre, at 0 degC and one atmosphere.
+OXYGEN = Unit(44.6596e-3, _of(mol=1, m=-3))
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
@@ -135,9 +139,11 @@ def conversion(unit: str, to: str, where: object = None) -> tuple[float, float]:
     Raises:
         BadInput: If a unit is unknown or the two measure different things.
     """
-    if unit == to:
+    if unit == to or {unit.strip().lower(), to} <= SALINITY:
         return 1.0, 0.0
-    a, b = (_known(name, where) for name in (unit, to))
+    b = _known(to, where)
+    of_oxygen = b.powers == OXYGEN.powers and unit.strip().lower() in ("ml/l", "ml l-1")
+    a = OXYGEN if of_oxygen else _known(unit, where)
     if a.powers != b.powers:
         # A salinity on the practical scale is a number; it is no mass of salt over one of water.
         pure = Unit(1.0, ONE)

@@ -22,7 +22,6 @@ from __future__ import annotations
 __all__ = ["BlackSea", "saturation"]
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from ..errors import BadInput, nearest
 from .base import Key
+from .black_sea_bathymetry import formula, read_heights
 from .black_sea_transport import Cells, advect, diffuse, sink
 from .dynamics import State
 
@@ -42,6 +42,7 @@ CHLOROPHYLL = 1.6  # mg per mmol N
 LOAD = 240.0  # mmol N in a cubic metre of river water
 OXYGEN = 8.6  # mmol per mmol N: 106 + 2 * 16 to 16 (Redfield et al. 1963)
 SEDIMENT = 12.0  # mmol of oxygen that a square metre of bottom takes in a day, at 10 degC
+RIM, SEASON = 1.3e6, 0.3  # of the rim current: m3/s, and how much more of it winter has
 MODES = 6  # of the eddies
 MEMORY = 2  # frames back that weather remembers
 FACTORS = ("mixing", "export", "river", "wind", "growth")
@@ -66,8 +67,11 @@ class BlackSea:
         days: Of a frame; a divisor of the year's 360.
         substeps: Steps of a frame.
         spin_up: Frames from rest to frame 0, whole years: frame 0 is of 1 January.
-        bathymetry: A netCDF file with one variable over latitude and longitude, heights in m
-            (ETOPO); None for formulas.
+        bathymetry: A netCDF file with one variable over latitude and longitude, heights in m, or
+            one of a Debian package, `{debian: ..., file: ..., sha256: ...}` (ETOPO5 is in
+            ferret-datasets); None for formulas.
+        load: mmol of nitrogen in a cubic metre of river water.
+        year: The first, for dates.
         nature: Other parameters, for some trajectories: `{first: 40, export: 1.2}` multiplies the
             sinking share by 1.2 in the trajectories from 40 on. Also `mixing` (diffusivity),
             `river` (their load), `wind`, `growth`.
@@ -80,7 +84,9 @@ class BlackSea:
         days: int = 10,
         substeps: int = 10,
         spin_up: int = 72,
-        bathymetry: str | None = None,
+        bathymetry: str | dict[str, str] | None = None,
+        load: float = LOAD,
+        year: int = 2001,
         nature: dict[str, Any] | None = None,
     ) -> None:
         where = "simulator 'black_sea'"
@@ -98,10 +104,10 @@ class BlackSea:
                 raise BadInput(f"nature: no '{name}'", where, nearest(name, FACTORS))
         if self.nature and "first" not in self.nature:
             raise BadInput("nature: which trajectories?", where, "Write 'first'.")
-        self.days, self.substeps, self.spin_up = days, substeps, spin_up
+        self.days, self.substeps, self.spin_up, self.load = days, substeps, spin_up, float(load)
         lat = np.linspace(41.0, 46.5, rows)
         lon = np.linspace(28.0, 41.5, columns)
-        depth = _analytic(lat, lon) if bathymetry is None else _read(bathymetry, lat, lon)
+        depth = formula(lat, lon) if bathymetry is None else read_heights(bathymetry, lat, lon)
         edges = torch.tensor(EDGES, dtype=torch.float64)
         # The level whose floor is nearest to the bottom is the last; land is above 2 m.
         middle = (edges[1:] + edges[:-1]) / 2
@@ -124,7 +130,7 @@ class BlackSea:
             | {f"o2_{k + 1}": "mmol m-3" for k in range(K)}
             | {"ssh": "m"},
             float(days),
-            "days since 2001-01-01",
+            f"days since {int(year):04d}-01-01",
             coords={"lat": lat, "lon": lon},
             coord_attrs={
                 "lat": {"units": "degrees_north", "standard_name": "latitude"},
@@ -136,6 +142,14 @@ class BlackSea:
             static={"depth": depth},
         )
         self._places(torch.from_numpy(lat), torch.from_numpy(lon))
+        emptied = self.cells.emptied(-RIM * (1 + SEASON) * self.rim[None], DAY * days / substeps)
+        if emptied > 1:
+            raise BadInput(
+                f"in a step of {days / substeps:g} days the winter's rim current takes "
+                f"{emptied:.1f} times what a cell holds",
+                where,
+                f"Give substeps: {math.ceil(substeps * emptied / 0.75)} or more.",
+            )
 
     def _places(self, lat: Tensor, lon: Tensor) -> None:
         r"""Fixed fields: the rim current, the eddies, the rivers."""
@@ -180,6 +194,8 @@ class BlackSea:
         parts = list(x[:, :-1].split([K, K, K, LIT, K], 1))
         none = torch.zeros_like(parts[0][:, LIT:])
         parts[3] = torch.cat([parts[3] / CHLOROPHYLL, none], 1)
+        # An analysis may hand over less than nothing of nitrate, plankton or oxygen.
+        parts[2:] = [p.clamp(min=0) for p in parts[2:]]
         return torch.stack(parts, 1) * self.cells.wet
 
     def _joined(self, c: Tensor, stream: Tensor) -> Tensor:
@@ -260,7 +276,7 @@ class BlackSea:
         wind = (mean + (4.0 + 1.5 * season) * today["wind"])[..., None, None]
         wind = wind * factors["wind"][:, None]
         speed = wind.square().sum(1).sqrt()  # (n, 1, 1)
-        stream = -1.3e6 * (1 + 0.3 * season) * self.rim
+        stream = -RIM * (1 + SEASON * season) * self.rim
         stream = stream + 3.5e5 * torch.einsum("ne,eyx->nyx", today["eddies"], self.eddies)
         # Ekman (1905): a transport tau / (rho f) to the right of the wind.
         tau = 1.2 * 1.3e-3 * speed * wind.transpose(0, 1)
@@ -296,7 +312,7 @@ class BlackSea:
         )
         share = dt * water / (h * self.cells.width * self.cells.height)
         c[:, 1, 0] -= share * c[:, 1, 0]
-        c[:, 2, 0] += share * LOAD
+        c[:, 2, 0] += share * self.load
         # The sea beyond: surface salinity over a year, halocline water over a month.
         c[:, 1, 0] += dt / YEAR * (18.2 - c[:, 1, 0])
         for v, value in ((0, 8.5), (1, 20.0), (2, 5.0), (4, 130.0)):
@@ -330,39 +346,3 @@ class BlackSea:
 def _density(t: Tensor, s: Tensor) -> Tensor:
     r"""Of brackish water, kg m-3: linear in salinity, quadratic in temperature."""
     return 1013.0 + 0.77 * (s - 18) - 0.0055 * (t - 3.5).clamp(min=0) ** 2
-
-
-def _analytic(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    r"""An elliptic basin with a broad shelf in the north-west and a narrow one around, m."""
-    lat = lat[:, None]
-    basin = 1 - ((lon - 34.7) / 6.6) ** 2 - ((lat - 43.1) / 1.9) ** 2
-    shelf = 1 - ((lon - 30.9) / 2.7) ** 2 - ((lat - 45.0) / 1.7) ** 2
-    around = 40 + 600 * basin  # 40 m at the coast
-    north_west = 10 + 22 * np.hypot((lon - 30.4) * 0.72, lat - 46.5)  # deeper away from its corner
-    return np.where(shelf > 0, np.where(basin > 0.25, around, north_west), 0) + np.where(
-        (shelf <= 0) & (basin > 0), around, 0
-    )
-
-
-def _read(path: str, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    r"""Depths of a file of heights, means over the cells' sizes, m; 0 on land.
-
-    Raises:
-        BadInput: If the file is missing, or has no single field over latitude and longitude.
-    """
-    import xarray as xr
-
-    if not Path(path).exists():
-        raise BadInput("no such file", path)
-    with xr.open_dataset(path) as d:
-        fields = [v for v in d.data_vars.values() if v.ndim == 2]
-        if len(fields) != 1:
-            raise BadInput(
-                f"{len(fields)} variables with two axes", path, "Keep the heights only."
-            )
-        y, x = fields[0].dims
-        field = fields[0].rename({y: "lat", x: "lon"}).sortby(["lat", "lon"])
-        z = field.interp(lat=lat, lon=lon).values
-    if not np.isfinite(z).all():
-        raise BadInput("heights do not cover 41 to 46.5 N, 28 to 41.5 E", path)
-    return np.maximum(-z, 0.0)

@@ -100,6 +100,22 @@ class Cells:
         # What a level and those above it gain must leave through its floor: up is minus that.
         return x, y, -gain.cumsum(1)[:, :-1] * self.wet[1:]
 
+    def emptied(self, stream: Tensor, seconds: float) -> float:
+        r"""How often a flow takes in a step what a cell holds, where it does so most: beyond one
+        `advect` is no longer stable.
+
+        Arguments:
+            stream: As of `flow`, without wind.
+            seconds: Of the step.
+        """
+        still = stream.new_zeros(1, 1, 1)
+        x, y, z = self.flow(stream, (still, still))
+        out = F.pad(x.clamp(min=0), (0, 1)) + F.pad((-x).clamp(min=0), (1, 0))
+        out = out + F.pad(y.clamp(min=0), (0, 0, 0, 1)) + F.pad((-y).clamp(min=0), (0, 0, 1, 0))
+        out = out + F.pad(z.clamp(min=0), (0, 0, 0, 0, 1, 0))
+        out = out + F.pad((-z).clamp(min=0), (0, 0, 0, 0, 0, 1))
+        return float((seconds * out / self.volume.clamp(min=1) * self.wet).max())
+
 
 def advect(c: Tensor, fluxes: tuple[Tensor, ...], cells: Cells, seconds: float) -> Tensor:
     r"""One upwind step: conservative, and positive while no cell is emptied in a step.

@@ -293,6 +293,13 @@ class ConditioningConfig(_Fields):
     gaps: Annotated[
         float, Field(ge=0, lt=1, description="chance of a frame to have no observation")
     ] = 0.1
+    gaussian: Annotated[
+        bool,
+        Field(
+            description="the Gaussian skip sees the observations, too: the network starts from "
+            "interpolation in space and time ('model.modes')"
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _ordered(self) -> ConditioningConfig:
