@@ -136,7 +136,7 @@ def test_units_of_oxygen_and_salinity():
     assert conversion("ml/l", "mmol m-3") == pytest.approx((44.6596, 0.0))
     assert conversion("umol/l", "mmol m-3") == (1.0, 0.0)
     assert conversion("psu", "1e-3") == (1.0, 0.0) == conversion("1e-3", "PSU".lower())
-    with pytest.raises(BadInput, match="is a amount per mass"):
+    with pytest.raises(BadInput, match="is an amount per mass"):
         conversion("umol/kg", "mmol m-3")  # without a density it is another thing
 
 
@@ -153,5 +153,5 @@ def test_a_density_is_for_amounts_in_a_mass(tmp_path):
     table, _ = read(tmp_path / "casts.csv", fields, store(sea, 12), 12)
     np.testing.assert_allclose(np.sort(table.value), [200 * 1.012, 5 * 44.6596])
     fields["observing"]["measured"]["ml"]["density"] = 1012.0
-    with pytest.raises(BadInput, match="concentration"):
+    with pytest.raises(BadInput, match="'ml/l' is a number, 'umol kg-1' an amount per mass"):
         read(tmp_path / "casts.csv", fields, store(sea, 12), 12)

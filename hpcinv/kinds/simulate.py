@@ -148,7 +148,7 @@ class Simulate(Job):
     def _check_files(self, where: Any, folder: Path) -> None:
         r"""Options that are files: the study's own, or ones of a Debian package."""
         for key, value in self.options.items():
-            if isinstance(value, str):
+            if isinstance(value, str) and ":" not in self.simulator:
                 self.options[key] = self._own(value, folder)
             elif isinstance(value, dict) and "debian" in value:
                 lacking = {"file", "sha256"} - set(value)
@@ -170,6 +170,8 @@ class Simulate(Job):
 
     def external(self) -> dict[str, tuple[Path, str]]:
         # A package's file is known by its checksum, which stands in the job file.
+        if self.simulator is None or ":" in self.simulator:
+            return {}  # what a path of one's own simulator is to it, nobody knows
         files = {k: Path(v) for k, v in self.options.items() if isinstance(v, str)}
         return {k: (p, "quick") for k, p in files.items() if p.is_absolute() and p.is_file()}
 
