@@ -239,7 +239,8 @@ def test_bad_input(store):
 
 
 @pytest.mark.parametrize("correlated", [False, True])
-def test_eof_interpolation_of_interpolated_rows_is_the_kalman_formula(store, correlated):
+@pytest.mark.parametrize("name", ["eof", "localised"])
+def test_interpolated_rows_by_the_kalman_formula(store, name, correlated):
     r"""Rows between grid points and sums of two channels, errors white or correlated."""
     M, k, D = 800, 2, 9
     rng = np.random.default_rng(3)
@@ -256,13 +257,18 @@ def test_eof_interpolation_of_interpolated_rows_is_the_kalman_formula(store, cor
     )  # fmt: skip
     errors = Errors(length_km=dict.fromkeys(("u", "v", "sum"), 4000.0) if correlated else {})
     p = Problem(store, store.statistics, (0, N), (N, N + L), table, range(M), 0, errors)
-    oi = build(config.OI(covariance="eof", eofs=4), p)
+    fields = {"eof": config.OI(covariance="eof", eofs=4),
+              "localised": config.OI(length_km=4000, lags=0)}  # fmt: skip
+    oi = build(fields[name], p)
     # everything dense: B of the EOFs and what they leave, A from what basis states are seen as
     n = C * H * W
-    z = p.anomalies.reshape(N, -1).astype(np.float64) / np.sqrt(N)
-    _, S, V = np.linalg.svd(z, full_matrices=False)
-    B = S[:4, None] * V[:4]
-    P = B.T @ B + np.diag((z**2).sum(0) - (B**2).sum(0))
+    if name == "eof":
+        z = p.anomalies.reshape(N, -1).astype(np.float64) / np.sqrt(N)
+        _, S, V = np.linalg.svd(z, full_matrices=False)
+        B = S[:4, None] * V[:4]
+        P = B.T @ B + np.diag((z**2).sum(0) - (B**2).sum(0))
+    else:
+        P = dense_localised(p, 4000, 0)[:n, :n]  # every frame's, where none knows of another
     op = Operator(table, store, N, L)
     A = op.see(lambda f: np.eye(n).reshape(n, C, H, W), [k]).T
     mean, std = (np.broadcast_to(a[(N + k) % 12], (C, H, W)).reshape(-1).astype(float)
@@ -278,6 +284,18 @@ def test_eof_interpolation_of_interpolated_rows_is_the_kalman_formula(store, cor
     sd = np.sqrt(np.diag(cov))
     assert np.abs((members.mean(0) - x) / sd).max() < 5 / np.sqrt(M)
     assert np.abs((np.cov(members.T) - cov) / np.outer(sd, sd)).max() < 6 / np.sqrt(M)
+    if name == "localised":  # what a frame tells of the next
+        P = dense_localised(p, 4000, 1)
+        here, there = (slice(n * f, n * (f + 1)) for f in (k, k + 1))
+        K = P[there, here] @ A_z.T @ np.linalg.inv(A_z @ P[here, here] @ A_z.T + R)
+        oi = build(config.OI(length_km=4000, lags=1), p)
+        got = store.statistics.standardise(oi.mean(k + 1, k + 2), [N + k + 1]).reshape(-1)
+        assert np.abs(got - K @ (table.value - A @ mean)).max() < 1e-5
+        members = store.statistics.standardise(oi.draw(k + 1, k + 2), [N + k + 1])
+        cov = P[there, there] - K @ A_z @ P[here, there]
+        off = np.cov(members.reshape(M, -1).T) - cov
+        sd = np.sqrt(np.diag(cov))
+        assert np.abs(off / np.outer(sd, sd)).max() < 6 / np.sqrt(M)
     nothing = store.statistics.standardise(oi.mean(0, 1), [N]).reshape(-1)
     assert np.abs(nothing).max() < 1e-6  # a frame without observations is the climatology
     for change, said in (
@@ -286,6 +304,4 @@ def test_eof_interpolation_of_interpolated_rows_is_the_kalman_formula(store, cor
          "'sum' is no linear function"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match=said):
-            build(config.OI(covariance="eof", eofs=4), replace(p, table=replace(table, **change)))
-    with pytest.raises(BadInput, match="covariance: eof"):
-        build(config.OI(length_km=4000, lags=1), p)
+            build(fields[name], replace(p, table=replace(table, **change)))

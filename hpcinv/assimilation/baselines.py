@@ -148,13 +148,6 @@ def build(config: Any, problem: Problem) -> Baseline:
         from .baselines_ensemble import EnsembleKalman
 
         return EnsembleKalman(problem, config)
-    if not problem.table.plain and config.covariance != "eof":
-        raise BadInput(
-            "localised interpolation sees grid points; these observations are interpolated or "
-            "derived variables",
-            "observations",
-            "Use oi: {covariance: eof}, method: enks or etkf, or observe with space: nearest.",
-        )
     if config.covariance == "eof":
         from .oi import EOFInterpolation
 

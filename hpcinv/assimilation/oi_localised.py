@@ -16,7 +16,9 @@ Its generative twin draws from it exactly,
 
 where the weights w are Gaussian fields with correlation :math:`\rho` in space and :math:`\tau`
 in time. So members are the posterior's own: prior draw plus gain times (y + e − H x). Frame t
-is analysed with the observations of the frames at most `lags` away.
+is analysed with the observations of the frames at most `lags` away. A row that sees several
+numbers (interpolated, a block, a level, a column) has the covariances of these, each tapered by
+its own place: H C Hᵀ.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from __future__ import annotations
 __all__ = ["LocalisedInterpolation"]
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
+from scipy.sparse import block_diag
 
 from .baselines import Problem
+from .oi import linear_operator
 from .oi_taper import bartlett, factor, positions
 
 CHUNK = 4096  # points whose covariance with the observations is formed at once
@@ -53,6 +58,7 @@ class LocalisedInterpolation:
         self.problem, self.lags = problem, lags
         self.Z = self._padded()
         self.F = factor(positions(problem.store), length_km, taper)
+        self._operator = None if problem.table.plain else linear_operator(problem)
         self._priors: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._solved: tuple[int, np.ndarray, list[np.ndarray]] | None = None
 
@@ -71,32 +77,49 @@ class LocalisedInterpolation:
             at = cut
         return np.concatenate(rows) / np.float32(np.sqrt(len(z)))
 
-    def _observed(self, frame: int) -> dict[str, np.ndarray]:
-        r"""Observations that count for a frame, their anomalies rolled to a common origin."""
+    def _observed(self, frame: int) -> dict[str, Any]:
+        r"""Observations that count for a frame: of the numbers seen their frame t, channel c,
+        point i and anomalies M, rolled to a common origin; H of these (None: they are the rows);
+        of the rows their frame `at`, value y, and the deviation that both are divided by."""
         p = self.problem
         lo, hi = max(0, frame - self.lags), min(p.length, frame + self.lags + 1)
-        parts: dict[str, list] = {k: [] for k in ("t", "c", "i", "y", "std", "M", "rows")}
+        parts: dict[str, list] = {k: [] for k in ("t", "c", "i", "M", "at", "y", "std", "rows")}
+        H = []
         for t in range(lo, hi):
-            c, i, y, s = p.standardised_observations(t)
+            if self._operator is None:
+                c, i, y, s = p.standardised_observations(t)
+                std = np.sqrt(p.R.variance[p.rows[t]]) / s
+            else:
+                piece = self._operator.piece(p.rows[t])
+                c, i = piece.channel, piece.point
+                mean, s = p.statistics.at(np.full(len(c), p.analysed[0] + t), c, i)
+                H.append(piece.matrix.multiply(s).tocsr())
+                y = p.table.value[piece.rows] - piece.matrix @ mean
+                std = np.ones(len(y))
             M = np.roll(self.Z[:, c, i], -t, axis=0).T
-            std = np.sqrt(p.R.variance[p.rows[t]]) / s
-            columns = np.full(len(c), t), c, i, y, std, M, p.rows[t]
+            columns = np.full(len(c), t), c, i, M, np.full(len(y), t), y, std, p.rows[t]
             for key, column in zip(parts, columns, strict=True):
                 parts[key].append(column)
-        return {k: np.concatenate(v) for k, v in parts.items()}
+        out: dict[str, Any] = {k: np.concatenate(v) for k, v in parts.items()}
+        out["H"] = block_diag(H, format="csr") if H else None
+        return out
 
     def _gain(self, frame: int, departures: np.ndarray, o: dict[str, np.ndarray]) -> np.ndarray:
         r"""C_xo (C_oo + R)⁻¹ d for departures d (m, D): (m, C, points), standardised."""
         from scipy.linalg import cho_factor, cho_solve
 
-        if not len(o["t"]):  # nothing is seen this far away: the prior
+        if not len(o["y"]):  # nothing is seen this far away: the prior
             return np.zeros((len(departures), *self.Z.shape[1:]), np.float32)
         rho = self.F[o["i"]] @ self.F[o["i"]].T
         tau = bartlett(o["t"][:, None] - o["t"][None], self.lags)
         S = (o["M"] @ o["M"].T * rho).astype(np.float64) * tau
+        if o["H"] is not None:
+            S = np.asarray(o["H"] @ (o["H"] @ S).T)
         self.problem.R.add(S, o["rows"], o["std"])
         alpha = cho_solve(cho_factor(S, lower=True, overwrite_a=True), departures.T)
-        # Rows of one point share the taper: its columns are formed once.
+        if o["H"] is not None:
+            alpha = o["H"].T @ alpha
+        # Numbers of one point share the taper: its columns are formed once.
         points, inverse = np.unique(o["i"], return_inverse=True)
         alpha = (alpha * bartlett(o["t"] - frame, self.lags)[:, None]).astype(np.float32)
         X = np.roll(self.Z, -frame, axis=0)
@@ -127,11 +150,12 @@ class LocalisedInterpolation:
         rows = []
         for m in p.members:
             row = [np.zeros(0)]
-            for t in np.unique(o["t"]):
-                at = o["t"] == t
+            for t in np.unique(o["at"]):
+                at, seen = o["at"] == t, o["t"] == t
                 rng = generator(p.seed, "oi perturbation", m, p.analysed[0] + int(t))
                 e = p.R.draw(rng.standard_normal(int(at.sum())), o["rows"][at]) / o["std"][at]
-                row.append(self._prior(m, int(t))[o["c"][at], o["i"][at]] - e)
+                x = self._prior(m, int(t))[o["c"][seen], o["i"][seen]]
+                row.append((x if o["H"] is None else o["H"][at][:, seen] @ x) - e)
             rows.append(np.concatenate(row))
         return np.stack(rows)
 
