@@ -9,6 +9,7 @@ from azula.denoise import Denoiser, DiracPosterior
 from azula.noise import VESchedule
 
 from hpcinv import assimilation
+from hpcinv.assimilation.buffers import Direct, Host, buffers
 from hpcinv.assimilation.composition import compose
 from hpcinv.assimilation.partition import Partition, owners
 from hpcinv.assimilation.windows import cover, middles
@@ -203,6 +204,24 @@ def test_weights_of_every_frame_sum_to_one(rule, coarse):
             for f, c in zip(term.frames, term.weights, strict=True):
                 total[f] += c
         assert np.array_equal(total, np.ones(length))
+
+
+@pytest.mark.parametrize("kind", [Host, Direct])
+def test_buffers_are_copies(kind):
+    # `test_assimilation_ranks.py` sends both.
+    x = torch.arange(12.0).view(3, 4)
+    out = kind.outgoing(x[:, 1:3].T)
+    x.zero_()
+    assert np.array_equal(np.asarray(out), [[1, 5, 9], [2, 6, 10]]) and out.nbytes == 24
+    got = kind.incoming(x, (2, 3))
+    got[:] = out
+    assert torch.equal(kind.arrived(got, x), torch.tensor([[1.0, 5, 9], [2, 6, 10]]))
+
+
+def test_buffers_are_chosen_by_name():
+    assert buffers({}) is Host and buffers({"HPCINV_MPI_BUFFERS": "direct"}) is Direct
+    with pytest.raises(BadInput, match=r"HPCINV_MPI_BUFFERS.*'gpu'.*host or direct"):
+        buffers({"HPCINV_MPI_BUFFERS": "gpu"})
 
 
 def test_partition():
