@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import netCDF4
 import numpy as np
 import pytest
 
@@ -150,6 +151,14 @@ def test_members_satisfy_cdo(tmp_path):
     value = quiet("cdo", "-s", "outputf,%.9g,1", "-selname,VWND", "-seltimestep,3", file).split()
     np.testing.assert_allclose(np.array(value, "f4").reshape(7, 12), truth(4)[2, 1], rtol=1e-6)
     assert "m/s" in quiet("cdo", "-s", "showattribute,UWND@units", file)
+    # Time is the record dimension: what comes later can be appended.
+    assert "time = UNLIMITED" in quiet("ncdump", "-h", file)
+    with netCDF4.Dataset(file, "r+") as f:
+        n = len(f["time"])
+        f["time"][n] = f["time"][n - 1] + 1
+        f["VWND"][n] = 7.0
+    with netCDF4.Dataset(file) as f:
+        assert f["VWND"].shape[0] == n + 1 and (f["VWND"][n] == 7).all()
 
 
 def test_joined_file_satisfies_ncdump_and_xarray(tmp_path):

@@ -94,13 +94,22 @@ class Layout:
         return (1, rows, *self.grid[1:])
 
 
-def create_file(path: Path, layout: Layout, members: Sequence[int] | None, **extra: Any) -> None:
+def create_file(
+    path: Path,
+    layout: Layout,
+    members: Sequence[int] | None,
+    *,
+    unlimited: bool = False,
+    **extra: Any,
+) -> None:
     r"""Writes dimensions, coordinates and global attributes; the data variables come after.
 
     Arguments:
         path: The file to make.
         layout: What it will hold.
         members: Realizations of a joined file, or None for the file of one member.
+        unlimited: Make time the record dimension, which other tools may append to. What is
+            virtual has the length that it has.
         extra: More global attributes.
     """
     import netCDF4
@@ -112,7 +121,7 @@ def create_file(path: Path, layout: Layout, members: Sequence[int] | None, **ext
             v.setncatts({"standard_name": "realization", "long_name": "ensemble member"})
             v.setncatts({"units": "1", "axis": "E"})
             v[:] = list(members)
-        f.createDimension("time", layout.length)
+        f.createDimension("time", None if unlimited else layout.length)
         v = f.createVariable("time", "f8", ("time",))
         v.setncatts({"standard_name": "time", "units": layout.time_units, "axis": "T"})
         if " since " in layout.time_units:
@@ -167,7 +176,8 @@ def define_variable(f: Any, layout: Layout, channel: int, *, sources: Any = None
         else:
             plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        space = h5py.h5s.create_simple(layout.shape)
+        most = (f["time"].maxshape[0] or h5py.h5s.UNLIMITED, *layout.grid)
+        space = h5py.h5s.create_simple(layout.shape, most)
         h5py.h5d.create(f.id, name.encode(), h5py.h5t.IEEE_F32LE, space, plist)
     variable = f[name]
     for axis, dim in enumerate(dims):

@@ -37,7 +37,7 @@ class SharedFile:
         error = None
         if comm is None or comm.rank == 0:
             try:
-                create_file(path, layout, None, realization=np.int32(member))
+                create_file(path, layout, None, unlimited=True, realization=np.int32(member))
                 with h5py.File(path, "r+", libver=LIBVER) as f:
                     for c in range(len(layout.channels)):
                         define_variable(f, layout, c)
