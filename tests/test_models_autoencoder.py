@@ -8,6 +8,7 @@ import torch
 
 from hpcinv.errors import BadInput
 from hpcinv.models import build, load, save
+from hpcinv.models.grid_layers import GridConv
 
 CONFIG = {
     "name": "autoencoder",
@@ -95,6 +96,36 @@ def test_a_torus_has_no_edge(stride):
     )
 
 
+def test_across_a_pole_lies_what_is_half_a_turn_away():
+    x = torch.randn(1, 1, 3, 6, generator=torch.Generator().manual_seed(0))
+    conv = GridConv(1, 1, "poles")
+    for row, edge, other in ((0, 0, 2), (2, 2, 0)):
+        for column in range(3):  # one neighbour of each cell: to the north (south), and beside it
+            with torch.no_grad():
+                conv.conv.weight.zero_()
+                conv.conv.bias.zero_()
+                conv.conv.weight[0, 0, row, column] = 1
+                found = conv(x)
+            beyond = x[0, 0, edge].roll(3).roll(1 - column)
+            torch.testing.assert_close(found[0, 0, edge], beyond, atol=0, rtol=0)
+            inner = x[0, 0, 1].roll(1 - column)
+            torch.testing.assert_close(found[0, 0, other], inner, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="no half"):
+        _module(grid=(12, 20), periodic="poles")  # five cells of four columns
+    # To turn the globe turns the latent and the state, and both poles are seen by it.
+    module = _module(grid=(12, 24), periodic="poles", depth=1)
+    with torch.no_grad():
+        module.position.field.zero_()
+    x = torch.randn(1, 2, 12, 24, generator=torch.Generator().manual_seed(0))
+    z = module.encode(x)
+    torch.testing.assert_close(
+        module.encode(x.roll(8, dims=-1)), z.roll(2, dims=-1), atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        module.decode(z.roll(2, -1)), module.decode(z).roll(8, -1), atol=1e-5, rtol=1e-4
+    )
+
+
 def test_both_sides_see_the_fields_that_do_not_change():
     module = _module(static=1)
     x = torch.randn(1, 2, 13, 24, generator=torch.Generator().manual_seed(0))
@@ -128,6 +159,7 @@ def test_a_cell_writes_the_patch_around_it():
         {"context": 2},
         {"static": 2},
         {"periodic": "both", "grid": [12, 24]},
+        {"periodic": "poles", "grid": [12, 24]},
         {"grid": [24]},
         {"grid": [9, 24], "stride": [3, 4]},
     ],

@@ -139,3 +139,28 @@ def test_shifts_that_a_grid_does_not_allow_are_named(shift, periodic, mask, said
         return
     with pytest.raises(BadInput, match=said):
         job._check_shift(job.loss.shift, store)
+
+
+def test_a_grid_that_ends_before_the_poles_is_named():
+    from types import SimpleNamespace
+
+    from hpcinv.errors import BadInput
+    from hpcinv.kinds.train import Train
+
+    job = Train.model_validate(
+        {"data": "x", "window": 4, "training": {"steps": 1, "batch": 1},
+         "model": {"name": "trajectory_denoiser", "periodic": "poles"}}
+    )  # fmt: skip
+
+    def store(lat):
+        names = {"lat": {"standard_name": "latitude"}, "lon": {"standard_name": "longitude"}}
+        return SimpleNamespace(
+            coords={"lat": np.asarray(lat), "lon": np.arange(0, 360, 30.0)},
+            coord_attrs=names, folder="store",
+        )  # fmt: skip
+
+    for lat in (np.linspace(90, -90, 7), np.linspace(-87.5, 87.5, 36)):
+        job._check_poles(store(lat))
+    for lat in (np.linspace(60, -90, 6), np.linspace(-60, 60, 25)):
+        with pytest.raises(BadInput, match=r"latitudes from -[69]0 to 60"):
+            job._check_poles(store(lat))

@@ -230,6 +230,8 @@ class Train(Job):
         if self.verify == "full":
             a, b = self.frames or (0, store.length)
             read_through(ctx, store.verify, a, b)
+        if self.model.periodic == "poles":
+            self._check_poles(store)
         windows = archive(store, self.window, within, self.time_steps)
         data = windows
         if self.augmentation is not None:
@@ -251,6 +253,23 @@ class Train(Job):
         from .train_posterior import join, told
 
         return join(self, ctx, parts) if self.seeds > 1 else told(parts[0])
+
+    def _check_poles(self, store: Any) -> None:
+        r"""The first axis is latitude and reaches the poles (latents know of no latitude)."""
+        import numpy as np
+
+        names = [a.get("standard_name") for a in store.coord_attrs.values()]
+        if "latitude" not in names:
+            return
+        axis = names.index("latitude")
+        lat = np.asarray(list(store.coords.values())[axis], float)
+        a, b = sorted((lat[0], lat[-1]))
+        if axis or max(90 + a, 90 - b) > 0.75 * np.abs(np.diff(lat)).max():
+            raise BadInput(
+                f"'model.periodic: poles' of latitudes from {a:g} to {b:g}",
+                store.folder,
+                "Write 'periodic: true', or import all rows from pole to pole.",
+            )
 
     def _check_shift(self, shift: tuple[int, ...], store: Any) -> None:
         r"""Shifts go along axes that close on themselves, in whole parts of them, without land."""

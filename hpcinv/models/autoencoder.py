@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpcinv.models.grid_layers import GridConv, PositionField, extend
+from hpcinv.models.grid_layers import GridConv, PositionField, extend, half_turn
 
 PATCHES = 256 << 20  # bytes of patches that a decoder without gradient makes at once
 GROUND = 8  # features of the fields that do not change, on the latent grid
@@ -67,7 +67,8 @@ class Autoencoder(nn.Module):
         position: The number of learnt position features, which let cells differ by place.
         context: The number :math:`K` of context features of a state, 0 for none.
         bound: The absolute value at which latents saturate.
-        periodic: Whether the last axis closes on itself, or "both" do.
+        periodic: Whether the last axis closes on itself, or "both" do, or from pole to pole
+            ("poles": :class:`~hpcinv.models.grid_layers.GridConv`).
         static: The number :math:`S` of fields that do not change (land, orography), which both
             sides see; :attr:`static_fields` holds them.
     """
@@ -99,6 +100,7 @@ class Autoencoder(nn.Module):
                 )
         self.channels, self.context, self.bound = channels, context, bound
         cells = tuple(-(-n // s) for n, s in zip(self.plane, self.stride, strict=True))
+        half_turn(cells[1], periodic)
         self.latent_shape = (latent_channels, *cells)
         # Where the grid is not a multiple of the stride, the missing points are shared out.
         missing = [h * s - n for n, s, h in zip(self.plane, self.stride, cells, strict=True)]

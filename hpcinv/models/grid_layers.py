@@ -28,12 +28,13 @@ class GridConv(nn.Module):
     r"""A 3 x 3 convolution whose padding knows the grid.
 
     Rows outside the grid are zeros, which tells the layer where the bound is and is cheaper than
-    repeating the edge.
+    repeating the edge; or, across a pole, the outermost row half a turn further.
 
     Arguments:
         inputs: The number of input channels.
         outputs: The number of output channels.
-        periodic: Whether the last axis closes on itself, or "both" axes do.
+        periodic: Whether the last axis closes on itself, or "both" axes do; "poles": the last axis
+            does, and the first one runs from pole to pole (an even number of columns).
         kernel: Its size; 1 along an axis of one point, where a neighbour is never anything.
     """
 
@@ -45,18 +46,28 @@ class GridConv(nn.Module):
         kernel: tuple[int, int] = (3, 3),
     ) -> None:
         super().__init__()
-        self.rows = periodic == "both" and kernel[0] > 1
+        self.rows = periodic in ("both", "poles") and kernel[0] > 1
+        self.poles = periodic == "poles"
         self.columns = bool(periodic) and kernel[1] > 1
         padding = (0 if self.rows else kernel[0] // 2, 0 if self.columns else kernel[1] // 2)
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Maps (N, C_i, H, W) to (N, C_o, H, W)."""
+        if self.rows:
+            first, last = x[..., :1, :], x[..., -1:, :]
+            if self.poles:
+                last, first = (row.roll(x.shape[-1] // 2, -1) for row in (first, last))
+            x = torch.cat([last, x, first], dim=-2)
         if self.columns:
             x = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
-        if self.rows:
-            x = torch.cat([x[..., -1:, :], x, x[..., :1, :]], dim=-2)
         return self.conv(x)
+
+
+def half_turn(columns: int, periodic: bool | str) -> None:
+    r"""Raises `ValueError` where half a turn is no whole number of columns, as poles want."""
+    if periodic == "poles" and columns % 2:
+        raise ValueError(f"{columns} columns have no half: periodic: poles wants an even number")
 
 
 class PositionField(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hpcinv.models.gaussian_conditioned import ConditionedSkip
 from hpcinv.models.gaussian_skip import GaussianSkip
-from hpcinv.models.grid_layers import GridConv, PositionField
+from hpcinv.models.grid_layers import GridConv, PositionField, half_turn
 
 
 class NoiseEmbedding(nn.Module):
@@ -75,7 +75,7 @@ class SpaceTimeBlock(nn.Module):
         width: The number of channels.
         features: The number of features of the embedding that modulates the block.
         heads: The number of attention heads over the grid and the frames, 0 for none.
-        periodic: Whether the last axis of the grid closes on itself, or "both" do.
+        periodic: Whether the last axis of the grid closes on itself, or "both" do, or "poles".
         kernel: Size of the convolution over the grid.
         reach: Frames from each to those that its convolution over frames sees.
     """
@@ -153,7 +153,8 @@ class TrajectoryDenoiser(Denoiser):
         modes: The number of modes of the Gaussian skip, 0 for none.
         sigma_min: The smallest noise level.
         sigma_max: The largest noise level.
-        periodic: Whether the last axis of the grid closes on itself, or "both" axes do.
+        periodic: Whether the last axis of the grid closes on itself, or "both" axes do, or from
+            pole to pole ("poles").
         checkpointing: Whether blocks are recomputed in the backward pass, to save memory.
         observed: The number of channels whose observations condition it, 0 for none
             (:mod:`hpcinv.models.observed_fields`).
@@ -193,6 +194,7 @@ class TrajectoryDenoiser(Denoiser):
         self.observed, self.timed = observed, timed
         # Fewer axes are a grid with rows of one: the same layers serve columns and plain vectors.
         self.plane = (1,) * (2 - len(grid)) + grid
+        half_turn(self.plane[1], periodic)
         self.checkpointing = checkpointing
         features = max(64, width)
         self.embedding = NoiseEmbedding(features, context + 2 * timed)

@@ -161,7 +161,11 @@ class AutoencoderConfig(_Model):
     ] = 0
     bound: Annotated[float, Field(gt=0, description="value at which latents saturate")] = 8.0
     periodic: Annotated[
-        bool | Literal["both"], Field(description="the last axis closes on itself, or both do")
+        bool | Literal["both", "poles"],
+        Field(
+            description="the last axis closes on itself, or both do; poles: the last does, and "
+            "the first runs from pole to pole, across which lies what is half a turn away"
+        ),
     ] = True
     static: Annotated[
         list[str],
@@ -230,7 +234,11 @@ class TrajectoryDenoiserConfig(_Model):
     sigma_min: Annotated[float, Field(gt=0, description="smallest noise level")] = 0.02
     sigma_max: Annotated[float, Field(gt=0, description="largest noise level")] = 20.0
     periodic: Annotated[
-        bool | Literal["both"], Field(description="the last axis closes on itself, or both do")
+        bool | Literal["both", "poles"],
+        Field(
+            description="the last axis closes on itself, or both do; poles: the last does, and "
+            "the first runs from pole to pole, across which lies what is half a turn away"
+        ),
     ] = True
     checkpointing: Annotated[bool, Field(description="recompute blocks to save memory")] = False
     reach: Annotated[
