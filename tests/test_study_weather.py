@@ -43,9 +43,9 @@ def test_the_smoke_preset_runs_whole_and_filtering_does_not_see_the_future(tmp_p
     assert crps["oi-localised"] < crps["climatology"]
     # The model's own states are nearer to geostrophy than their winds are strong.
     checks = card["methods"]["letkf"]["checks"]
-    level = "at sigma 0.75"
+    level = "at sigma 0.25"
     off, wind = checks[f"geostrophic imbalance {level}"], checks[f"wind {level}"]
-    assert off["truth"] < wind["truth"] and off["members"] > 0
+    assert off["truth"] < 0.6 * wind["truth"] and off["members"] > 0
     twin = json.loads((tmp_path / "weather" / "evaluate-twin" / "scores.json").read_text())
     assert set(twin["methods"]) == {"reanalysis-twin", "letkf-twin", "climatology-twin"}
     found = json.loads((tmp_path / "weather" / "map" / "map.json").read_text())
