@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -303,6 +304,8 @@ def identity_check(args) -> None:
             f"{len(r.diagnostics['events']):6d}",
             flush=True,
         )
+        for what, n in Counter(e["what"] for e in r.diagnostics["events"]).most_common():
+            print(f"      {n:6d} {what}")
 
 
 def main() -> None:
