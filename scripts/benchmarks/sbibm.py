@@ -13,7 +13,8 @@ that has sbi: its NPE is trained, with its defaults, on the same simulations. --
 of the five folds instead of all: a fifth of the time, the same expectation, more noise.
 
 Needs scikit-learn (extra `sbi`). Seconds are of CPU on one thread, training and sampling. With
---out, a run that was interrupted goes on where it was: what the file has is not run again.
+--out, a run that was interrupted goes on where it was: what the file has is not run again, nor are
+observations that have been classified.
 """
 
 import argparse
@@ -43,6 +44,7 @@ PUBLISHED = {  # by simulations: 1,000, 10,000, 100,000
     "bernoulli_glm": (0.863, 0.678, 0.559),
     "slcp": (0.975, 0.901, 0.831),
 }
+TOLD = ("steps", "validation", "weights")  # of a training
 BOUNDS = {"two_moons": 1, "gaussian_linear_uniform": 1, "gaussian_mixture": 10, "slcp": 3}
 
 
@@ -228,6 +230,15 @@ def kept(path):
     return {key(line): line for line in map(json.loads, lines)}
 
 
+def unfinished(out, line):
+    """Where a run keeps its samples and what it found of the first observations."""
+    if out is None:
+        return None
+    name = "-".join(str(line[k]) for k in ("who", "task", "seed", "simulations", "folds"))
+    told = hashlib.sha256(key(line).encode()).hexdigest()[:8]
+    return out.with_name(f"{out.name}.{name}-{told}.npz")
+
+
 def key(line):
     return json.dumps([line[k] for k in ("who", "task", "seed", "simulations", "folds", "model")])
 
@@ -295,21 +306,29 @@ def main():
                 line = {"who": who, "task": name, "seed": seed, "simulations": args.simulations,
                         "folds": args.folds, "model": args.model}  # fmt: skip
                 if key(line) not in done:
-                    began = seconds()
-                    samples, told = sample()
-                    line |= {"seconds": round(seconds() - began, 1)}
-                    line |= {k: told[k] for k in ("steps", "validation", "weights") if k in told}
-                    each = []
-                    for k in range(10):
+                    begun = unfinished(args.out, line)
+                    if begun is not None and begun.exists():
+                        with np.load(begun) as f:
+                            samples, each = f["samples"], f["each"].tolist()
+                            line = json.loads(str(f["line"]))
+                    else:
+                        began, each = seconds(), []
+                        samples, told = sample()
+                        line |= {"seconds": round(seconds() - began, 1)}
+                        line |= {k: told[k] for k in TOLD if k in told}
+                    for k in range(len(each), 10):
                         known = numbers(f"{place}{k + 1}/reference_posterior_samples.csv.bz2")
                         each.append(c2st(known[: args.samples], samples[k], args.folds))
                         print(f"{who} {name} {seed}: observation {k + 1} {each[-1]:.3f}",
                               file=sys.stderr, flush=True)  # fmt: skip
+                        if begun is not None:
+                            np.savez(begun, samples=samples, each=each, line=json.dumps(line))
                     line |= {"c2st": float(np.mean(each)), "each": np.round(each, 3).tolist()}
                     done[key(line)] = line
                     if args.out:
                         with args.out.open("a") as f:
                             f.write(json.dumps(line) + "\n")
+                        begun.unlink()
                     print(json.dumps(line), flush=True)
                 shown.append(done[key(line)])
     table(shown)
