@@ -159,6 +159,8 @@ def well_schemes(well: Well, length: int, solve: dict) -> dict[str, dict]:
         "full, markov": {"window": length, "markov": markov,
                          "guidance": solve | {"covariance": "markov"}},
         "full, matched": {"window": length, "guidance": solve},
+        "full, dps": {"window": length, "guidance": {"method": "dps"}},
+        "full, sda": {"window": length, "guidance": {"method": "sda"}},
     }  # fmt: skip
     for rule in ("center", "junction"):
         for name, extra in (
