@@ -120,3 +120,17 @@ def test_it_needs_modes(tmp_path):
     )
     with pytest.raises(BadInput, match="without a Gaussian skip"):
         load(tmp_path).check()
+
+
+def test_a_fit_survives_an_eigensolver_that_gives_nan(monkeypatch):
+    # Seen once in single precision, of a covariance with the zeros of land.
+    eigh = torch.linalg.eigh
+    spoilt = lambda a: eigh(a) if a.dtype == torch.float64 else (a[0] * torch.nan, a)  # noqa: E731
+    x = torch.randn(200, 3, 6, generator=torch.Generator().manual_seed(0))
+    x[..., 4:] = 0
+    skip, again = ConditionedSkip(6, 4, 2, [0]), ConditionedSkip(6, 4, 2, [0])
+    skip.fit(x)
+    monkeypatch.setattr(torch.linalg, "eigh", spoilt)
+    again.fit(x)
+    torch.testing.assert_close(again.variance, skip.variance)
+    torch.testing.assert_close(again.memory, skip.memory)

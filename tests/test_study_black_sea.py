@@ -15,6 +15,26 @@ from hpcinv.io.store import TrajectoryStore
 from hpcinv.simulators import make
 
 ROOT = Path(__file__).resolve().parent.parent
+CENTRES = ("jean-zay", "lumi")
+
+
+@pytest.mark.parametrize("centre", CENTRES)
+def test_every_script_of_the_full_study_is_rendered(tmp_path, centre):
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "plan", ROOT / "jobs" / "black_sea", "--preset", "full",
+         "--cluster", centre, "--sbatch", tmp_path / "out", "--runs", tmp_path / "runs"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    scripts = sorted((tmp_path / "out").glob("*.sbatch"))
+    for script in scripts:
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
+        assert "--launcher none" in script.read_text()
+    arrays = {p.name.split("_")[1].split(".")[0]: p.read_text() for p in scripts
+              if p.name.endswith(".array.sbatch")}  # fmt: skip
+    assert "--array=0-50%16" in arrays["simulate"]
+    for name in ("zero-shot", "zero-shot-floats", "hard-wired", "hard-wired-floats"):
+        assert "--array=0-7" in arrays[name]
 
 
 @pytest.mark.slow
@@ -34,7 +54,9 @@ def test_the_smoke_preset_runs_whole(tmp_path):
         x = analysis.ensemble()
         np.testing.assert_array_equal(analysis.mask, store.mask)
     card = json.loads((runs / "evaluate" / "scores.json").read_text())
-    assert set(card["methods"]) == {"zero-shot", "hard-wired", "regression", "climatology"}
+    assert set(card["methods"]) == {
+        "zero-shot", "hard-wired", "regression", "climatology", "letkf"
+    }  # fmt: skip
     assert (runs / "report" / "report.html").exists()
     told = subprocess.run(
         [sys.executable, ROOT / "scripts" / "benchmarks" / "black_sea.py", "--runs", tmp_path,
@@ -42,6 +64,7 @@ def test_the_smoke_preset_runs_whole(tmp_path):
         capture_output=True, text=True, env=env,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
+    assert "90% intervals" in told.stdout
     row = next(line for line in told.stdout.splitlines() if line.startswith("zero-shot "))
     sea = make(store.attributes["simulator"], store.attributes["options"])
     bottom = store.channels.index("o2_5")

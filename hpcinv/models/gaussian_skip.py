@@ -61,6 +61,9 @@ class GaussianSkip(nn.Module):
         diagonal = torch.diag(covariance.diagonal())
         covariance = (1 - shrinkage) * covariance + shrinkage * diagonal
         values, vectors = torch.linalg.eigh(covariance)
+        if not (values.isfinite().all() and vectors.isfinite().all()):
+            # In single precision LAPACK may give NaN for a covariance with many zeros (land).
+            values, vectors = (v.to(x) for v in torch.linalg.eigh(covariance.double()))
         k = len(self.variance)
         values, vectors = values.flip(0).clamp_min(1e-4), vectors.flip(1)
         # Eigenvectors are defined up to their sign: fix it, so that two fits agree.

@@ -4,8 +4,9 @@ r"""Oxygen at the bottom of the shelf: hypoxia, skill by depth, and reliability 
     python scripts/benchmarks/black_sea.py --runs runs
 
 Hypoxia is oxygen below 63 mmol m-3 in the lowest wet level of columns that end above 80 m, whose
-areas weight. Brier skill is over the climatology by day of year. The CRPS is fair, in deviations
-of the training climatology, over columns that reach the level.
+areas weight. Brier skill is over the climatology by day of year. Intervals are of 90%, from a
+block bootstrap over months (blocks of three; of other lengths with --block). The CRPS is fair, in
+deviations of the training climatology, over columns that reach the level.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcinv.evaluation.crps import crps
+from hpcinv.evaluation.event_intervals import intervals
 from hpcinv.evaluation.events import events
 from hpcinv.io.analysis import open_analysis
 from hpcinv.io.store import TrajectoryStore
@@ -30,6 +32,7 @@ ORDER = (
     "hard-wired-floats",
     "regression",
     "climatology",
+    "letkf",
 )
 
 
@@ -46,6 +49,9 @@ def main() -> None:
     parser.add_argument(
         "--start", type=int, default=1092, help="first frame of the store analysed"
     )
+    parser.add_argument("--block", type=int, default=3, help="frames of a bootstrap's block")
+    parser.add_argument("--draws", type=int, default=2000, help="draws of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args()
     folder = args.runs / "black_sea"
     store = TrajectoryStore.open(folder / "simulate" / "store")
@@ -77,6 +83,18 @@ def main() -> None:
             f"{name:18s} {e.told:5.3f} {e.detection:10.2f} {e.precision:10.2f} {e.brier:7.4f}"
             f" {e.skill(found['climatology']):6.2f} {rmse:10.0f} {ratio:10.2f}"
         )
+    sure = intervals(
+        {n: x[:, :, bottom] for n, x in read.items()}, truth[:, bottom], HYPOXIC, shelf,
+        "climatology", block=args.block, draws=args.draws, seed=args.seed,
+    )  # fmt: skip
+    head = "".join(f"{s:>18s}" for s in ("base rate", "detection", "precision", "Brier", "skill"))
+    print(f"\n90% intervals, blocks of {args.block} frames, {args.draws} draws\n{'':18s}{head}")
+    for name, of in sure.items():
+        digits = {"brier": 4}
+        told = [
+            f"{lo:.{digits.get(s, 2)}f} to {hi:.{digits.get(s, 2)}f}" for s, (lo, hi) in of.items()
+        ]
+        print(f"{name:18s}" + "".join(f"{t:>18s}" for t in told))
     z = lambda x: store.statistics.standardise(x, frames)  # noqa: E731
     y = z(truth)
     reach = [sea.cells.wet[k].numpy() > 0 for k in range(sea.levels)]
