@@ -9,7 +9,7 @@ import torch
 
 from hpcinv import assimilation
 from hpcinv.assimilation import engine
-from hpcinv.assimilation.config import SamplerConfig
+from hpcinv.assimilation.config import GuidanceConfig, SamplerConfig
 from hpcinv.assimilation.guidance import Estimate
 from hpcinv.assimilation.guidance.estimate import Level
 from hpcinv.assimilation.samplers import Sampler
@@ -89,3 +89,20 @@ def test_corrections_leave_a_gaussian_as_it_is(delta, sigma):
         level = Level(torch.tensor(0.5), alpha, sigma, 0)
         z = sampler._correct(x, level, lambda v, _: Estimate(gain * v), noise)
         assert abs(float(z.square().sum()) / (alpha**2 + sigma**2) - 1) < slack, steps
+
+
+def test_sda_stays_where_its_variance_is_no_smaller_than_the_noise():
+    from affine import Engine
+    from oracles import Chain
+
+    chain = Chain(LENGTH)
+    y = chain.observations(3)
+    off = {}
+    for gamma in (0.01, 1.0):
+        M, P, _ = Engine(
+            chain.likelihood(y), shape=(4,), length=LENGTH, window=LENGTH,
+            denoiser=chain.denoiser(LENGTH), guidance={"method": "sda", "gamma": gamma},
+        ).law({"method": "heun", "steps": 8})  # fmt: skip
+        off[gamma] = float((((M - chain.K) @ y) / chain.std).square().mean().sqrt())
+    assert off[1.0] < 5 < 50 < off[0.01]
+    assert GuidanceConfig(method="sda").gamma == 1.0

@@ -99,7 +99,12 @@ class GuidanceConfig(BaseModel):
     iterations: int = Field(3, ge=1, le=100, description="mmps: most solver iterations")
     tolerance: float = Field(0.0, ge=0, lt=1, description="mmps: relative residual to stop at")
     strength: Positive = Field(1.0, description="dps: zeta of Chung et al. 2022")
-    gamma: float = Field(1e-2, ge=0, description="sda: Γ of Rozet & Louppe 2023")
+    gamma: float = Field(
+        1.0,
+        ge=0,
+        description="sda: Γ of Rozet & Louppe 2023. With 1 a correction never goes beyond what "
+        "is observed; with less (theirs is 0.01) few steps diverge",
+    )
     limit: Positive = Field(
         50.0,
         description="largest rms correction of a frame, in units of the state: beyond, fall "
