@@ -99,7 +99,7 @@ def test_sda_stays_where_its_variance_is_no_smaller_than_the_noise():
     y = chain.observations(3)
     off = {}
     for gamma in (0.01, 1.0):
-        M, P, _ = Engine(
+        M, *_ = Engine(
             chain.likelihood(y), shape=(4,), length=LENGTH, window=LENGTH,
             denoiser=chain.denoiser(LENGTH), guidance={"method": "sda", "gamma": gamma},
         ).law({"method": "heun", "steps": 8})  # fmt: skip
