@@ -4,10 +4,11 @@ r"""How often the test of misspecification finds spectra that the simulator coul
     hpcinv run jobs/exoplanet/1_simulate.yaml (and 2_withheld, 3_train)
     OMP_NUM_THREADS=1 python scripts/benchmarks/spectra_misfit.py runs/exoplanet [--spectra 200]
 
-Withheld spectra say how far from its posterior predictive draws, from its best fit, in the
-embedding and by itself a spectrum usually lies; the faults are made of fresh draws of the prior,
-which are neither. The table has the share of spectra with p <= 0.05, by each statistic and by all
-(their least p times their number), as `kind: evaluate` tells it for an observation of one's own.
+Withheld spectra say how far from its posterior predictive draws, with --fit-steps from its best
+fit, in the embedding and by itself a spectrum usually lies; the faults are made of fresh draws of
+the prior, which are neither. The table has the share of spectra with p <= 0.05, by each statistic
+and by all (their least p times their number), as `kind: evaluate` tells it for an observation of
+one's own.
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ from hpcinv.kinds.simulate import simulator_of
 from hpcinv.models import load
 from hpcinv.simulators.base import Key
 from hpcinv.simulators.running import Runner
-
-STATISTICS = ("predictive", "best fit", "embedding", "data")
-KEPT = ("x", "features", "departure", "misfit")
 
 
 def faults(simulator, n: int, seed: int):
@@ -73,9 +71,11 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the run folder of jobs/exoplanet")
     parser.add_argument("--spectra", type=int, default=200, help="with each fault")
     parser.add_argument("--predictive", type=int, default=16, help="draws of each, as in 4_infer")
-    parser.add_argument("--fit-steps", type=int, default=6, help="as in 4_infer")
+    parser.add_argument("--fit-steps", type=int, default=0, help="of a best fit of each")
     parser.add_argument("--seed", type=int, default=5)
     a = parser.parse_args()
+    statistics = ["predictive", *(["best fit"] if a.fit_steps else []), "embedding", "data"]
+    columns = ["x", "features", "departure", *(["misfit"] if a.fit_steps else [])]
     torch.set_num_threads(1)
     began = time.process_time()
     withheld = Rows(a.study / "withheld")
@@ -93,20 +93,19 @@ def main() -> None:
             ids = range(first + i, first + i + len(part))
             out = infer(flow, seen, ids, wanted, simulator, simulator.prior, runner)
             out["departure"] = departure(out["x"], out["predictive"])
-            found.append([out[k] for k in KEPT])
-        return dict(zip(KEPT, map(np.concatenate, zip(*found, strict=True)), strict=True))
+            found.append([out[k] for k in columns])
+        return dict(zip(columns, map(np.concatenate, zip(*found, strict=True)), strict=True))
 
     ok = withheld.read("ok").astype(bool)
     x = torch.from_numpy(withheld.read("x")[ok])
     usual = judged(simulator.noise(x, Key(0, np.flatnonzero(ok))).numpy(), 0)
-    print(
-        f"| fault ({a.spectra} spectra) | {' | '.join(STATISTICS)} | all |\n|---|---|---|---|---|"
-    )
+    print(f"| fault ({a.spectra} spectra) | {' | '.join(statistics)} | all |")
+    print("|---" * (len(statistics) + 2) + "|")
     with torch.no_grad():
         for n, (name, seen) in enumerate(faults(simulator, a.spectra, a.seed)):
             whole = np.isfinite(seen).all(1)
             p = p_values(usual, judged(seen[whole], 10**6 * (n + 1)))
-            shares = [np.mean(np.array(p["statistics"][s]["p"]) <= 0.05) for s in STATISTICS]
+            shares = [np.mean(np.array(p["statistics"][s]["p"]) <= 0.05) for s in statistics]
             shares.append(np.mean(np.array(p["p"]) <= 0.05))
             print(f"| {name} | {' | '.join(f'{100 * s:.1f}%' for s in shares)} |", flush=True)
     print(f"{len(usual['x'])} withheld spectra, {time.process_time() - began:.0f} s")
