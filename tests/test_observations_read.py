@@ -97,22 +97,6 @@ def test_tables_of_our_own_are_read_as_they_are(tmp_path):
         read_points(tmp_path / "t.nc", other, start=2, stop=8)
 
 
-def test_a_hundred_thousand_rows_are_quick(tmp_path):
-    import time
-
-    n = 100_000
-    rng = np.random.default_rng(0)
-    lat, lon, hour = rng.uniform(-60, 60, n), rng.uniform(-180, 180, n), rng.integers(48, 180, n)
-    when = np.datetime64("2000-01-01") + hour.astype("m8[h]")
-    rows = [f"t,{x:.2f},K,1,{w},{a:.3f},{b:.3f}," for x, w, a, b in
-            zip(rng.normal(280, 5, n), when, lat, lon, strict=True)]  # fmt: skip
-    path = write(tmp_path, *rows)
-    began = time.process_time()
-    table, _ = read(path)
-    assert time.process_time() - began < 6  # 10⁶ rows in a minute
-    assert len(table) == n and isinstance(table, ObservationTable)
-
-
 def test_units_convert_exactly():
     assert conversion("hPa", "Pa") == (100.0, 0.0)
     f, o = conversion("degF", "degC")
