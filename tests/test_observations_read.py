@@ -8,7 +8,6 @@ import pytest
 from hpcinv.errors import BadInput
 from hpcinv.observations.config import PointTable
 from hpcinv.observations.read import read_points
-from hpcinv.observations.table import ObservationTable
 from hpcinv.observations.units import conversion
 
 STORE = SimpleNamespace(
