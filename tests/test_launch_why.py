@@ -64,6 +64,9 @@ def test_of_a_chain_what_it_came_to_counts():
     rule, line = judge(Evidence(state="FAILED", code="1:0", log=CHAIN + SECOND))
     assert rule.name == "disk" and line.startswith("hpcinv.training.checkpoints.DiskFull")
     assert cause(log=SECOND + CHAIN) == "Python error"
+    # The disk took the log no further than here.
+    torn = CHAIN[: CHAIN.index("The above") + 27]
+    assert cause(log=torn) == "disk"
 
 
 def test_a_failure_that_a_full_disk_cannot_take_is_in_the_log(tmp_path, monkeypatch, capsys):

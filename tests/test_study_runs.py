@@ -64,6 +64,34 @@ def test_runs_skips_and_refuses(study, tmp_path):
     assert {r["state"] for r in rows} == {"complete"}
 
 
+def test_a_job_that_failed_for_a_mistake_runs_once_it_is_mended(study, tmp_path):
+    from hpcinv.errors import BadInput
+    from hpcinv.kinds.prepare import prepare
+    from hpcinv.kinds.study import load
+    from hpcinv.launch.plan import state
+
+    def fails(*fields):
+        folder = prepare(load(study, None, fields), tmp_path, "oi")
+        folder.start(1, {})
+        (folder.path / "failure.json").write_text("{}")
+        folder.end("failed")
+        return folder
+
+    folder = fails("oi.seed=5")
+    assert state(load(study, None, []), tmp_path, "oi") == "to run"
+    mended = prepare(load(study, None, []), tmp_path, "oi")
+    assert mended.manifest()["state"] == "prepared"
+    assert len(list(folder.path.parent.glob(".oi.*"))) == 1  # what failed is kept
+    # What a failed job has made is not set aside unasked.
+    folder = fails()
+    (folder.path / "checkpoints").mkdir()
+    with pytest.raises(
+        BadInput, match=r"(?s)oi \(failed\) has other fields.*seed: 0 -> 7"
+    ) as told:
+        prepare(load(study, None, ["oi.seed=7"]), tmp_path, "oi")
+    assert f"hpcinv run {study / '3_oi.yaml'} --fresh" in str(told.value)
+
+
 def test_a_changed_source_is_imported_again(study, tmp_path):
     runs = tmp_path / "runs"
     assert hpcinv("run", study / "1_import.yaml", "--runs", runs).returncode == 0

@@ -123,18 +123,29 @@ def prepare(study: Study, runs: Path, name: str, fresh: bool = False) -> RunFold
     if folder.exists:
         changes = changed(folder, text)
         state = folder.manifest()["state"]
-        if changes and state == "prepared":
-            folder.set_aside()
+        if changes and nothing_made(folder):
+            folder.set_aside()  # a mistake has been mended
         elif changes:
             raise BadInput(
-                f"{folder.name} is {state} with other fields:\n  " + "\n  ".join(changes),
+                f"{folder.name} ({state}) has other fields:\n  " + "\n  ".join(changes),
                 folder.path,
-                "\nGive --fresh to set it aside and run it anew, or --runs DIR to keep both.",
+                "\nTo set it aside and run it anew:  hpcinv run "
+                f"{study.sources[name].path} --fresh  (of a folder, --fresh sets all its jobs "
+                "aside). To keep both, --runs DIR.",
             )
         if state == "complete":  # its job file tells how it was made
             return folder
     folder.prepare(text, study.jobs[name].kind)
     return folder
+
+
+def nothing_made(folder: RunFolder) -> bool:
+    r"""Whether a job has not begun, or has failed and left nothing but what tells of it."""
+    state = folder.manifest()["state"]
+    if state != "failed":
+        return state == "prepared"
+    tells = {"job.yaml", "manifest.json", "failure.json", "progress.json", "submission.json"}
+    return {p.name for p in folder.path.iterdir() if p.name[0] != "."} <= tells | {"logs"}
 
 
 def changed(folder: RunFolder, text: str) -> list[str]:

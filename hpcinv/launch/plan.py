@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..kinds.prepare import changed, complete, input_digests, input_folders, place
+from ..kinds.prepare import (
+    changed,
+    complete,
+    input_digests,
+    input_folders,
+    nothing_made,
+    place,
+)
 from ..kinds.study import Study
 from ..runs.progress import clock
 from .profile import Profile
@@ -20,8 +27,8 @@ def state(study: Study, runs: Path, name: str) -> str:
     folder = place(study, runs, name)
     if not folder.exists:
         return "to run"
-    if changed(folder, study.resolved(name)) and folder.manifest()["state"] != "prepared":
-        return "other fields there: --fresh"
+    if changed(folder, study.resolved(name)):
+        return "to run" if nothing_made(folder) else "other fields there: --fresh"
     try:
         if complete(folder, input_digests(input_folders(study, runs, name), study.jobs[name])):
             return "complete"
