@@ -18,7 +18,7 @@ from ..errors import BadInput
 from .atomic import digest_array, digest_frame, roll
 from .cf import FILL, Layout
 
-AGAIN = "Run the job that makes it again."
+AGAIN = "Run the job that makes it again, with --fresh."
 
 
 class Analysis:

@@ -250,7 +250,7 @@ class Rows:
         except OSError as e:
             raise BadInput(
                 f"a part cannot be opened, it is missing or truncated ({e})", path,
-                "Run the job that made it again.",
+                "Run the job that made it again, with --fresh.",
             ) from e  # fmt: skip
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)[1].close()
@@ -279,7 +279,7 @@ class Rows:
             except (OSError, KeyError, ValueError) as e:
                 raise BadInput(
                     f"rows {at} to {upto - 1} cannot be read, the part is damaged ({e})",
-                    self.folder / part["file"], "Run the job that made it again.",
+                    self.folder / part["file"], "Run the job that made it again, with --fresh.",
                 ) from e  # fmt: skip
             at, k = upto, k + 1
         return out

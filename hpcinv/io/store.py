@@ -101,7 +101,7 @@ class TrajectoryStore:
                 raise BadInput(
                     f"a part of the store {found} (frames {part['start']} to {part['stop'] - 1})",
                     path,
-                    "Run the job that makes it again.",
+                    "Run the job that makes it again, with --fresh.",
                 )
         return cls(folder, index, arrays)
 
@@ -184,7 +184,7 @@ class TrajectoryStore:
                 raise BadInput(
                     f"frames {at} to {end - 1} cannot be read ({e})",
                     self.folder / part["file"],
-                    "Run the job that makes it again.",
+                    "Run the job that makes it again, with --fresh.",
                 ) from e
             blocks.append(x)
             at = end
@@ -222,7 +222,7 @@ class TrajectoryStore:
                     raise BadInput(
                         f"frame {t} differs from its digest",
                         self._path(t),
-                        "Run the job that makes it again.",
+                        "Run the job that makes it again, with --fresh.",
                     )
             wrong = ~np.isfinite(x)
             if self.mask is not None:

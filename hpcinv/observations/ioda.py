@@ -102,7 +102,7 @@ def load(path: Path) -> ObservationTable:
     r"""Reads a table; every problem is a `BadInput` naming the file and the variable."""
     import netCDF4
 
-    mend = "Run the job that makes it again."
+    mend = "Run the job that makes it again, with --fresh."
     if not path.exists():
         raise BadInput("no such observation table", path, "Run the observe job first.")
     try:
