@@ -390,3 +390,18 @@ def test_two_ranks_learn_what_one_learns(tmp_path):
     assert len(losses[0]) == 3 and losses[0][-1] < losses[0][0]
     # Only the order of sums differs.
     assert np.allclose(losses[0], losses[1], atol=2e-3)
+
+
+def test_too_few_withheld_simulations_are_told_before_anything_runs(tmp_path):
+    from hpcinv.errors import BadInput
+    from hpcinv.kinds.study import load as load_study
+
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    for name, text in JOBS.items():
+        (folder / f"{name}.yaml").write_text(text)
+    np.save(folder / "exact.npy", np.zeros((2, 200, 2)))
+    for override in ("withheld.simulations=99", "infer.rows=[10, 60]"):
+        with pytest.raises(BadInput, match=r"simulations of 'withheld' are too few.*at least 100"):
+            load_study(folder, None, [override]).check()
+    load_study(folder, None, ["withheld.simulations=100"]).check()

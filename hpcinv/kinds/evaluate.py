@@ -93,6 +93,22 @@ class Evaluate(Job):
                 )
         return self
 
+    def _check_withheld(self, study: Study, where: Any) -> None:
+        r"""There are enough simulations to judge a posterior by, as far as is known now."""
+        from .evaluate_posterior import LEAST
+
+        infer = study.jobs.get(self.samples or "")
+        withheld = study.jobs.get(getattr(infer, "observations", None) or "")
+        if withheld is None:
+            return
+        a, b = infer.rows or (0, withheld.simulations)
+        if b - a < LEAST:
+            raise BadInput(
+                f"the {b - a} simulations of '{infer.observations}' are too few to judge by",
+                where(("samples",)),
+                f"Simulate at least {LEAST}; 500 make a band of 6%.",
+            )
+
     def check(self, name: str, study: Study) -> None:
         where = study.sources[name].where
         if self.reference is not None:
@@ -101,6 +117,7 @@ class Evaluate(Job):
             if not Path(self.reference).exists():
                 raise BadInput(f"no such file: {self.reference}", where(("reference",)))
         if self.samples is not None:
+            self._check_withheld(study, where)
             return
         others = [(k, getattr(self, k)) for k in ("observations", "background")]
         for i, a in enumerate(self.analyses):
