@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from hpcinv.launch.causes import Evidence, judge, rules
+from hpcinv.launch.why import last_start
 
 RECORDED = yaml.safe_load(Path(__file__).with_name("failures.yaml").read_text())
 
@@ -67,6 +68,24 @@ def test_of_a_chain_what_it_came_to_counts():
     # The disk took the log no further than here.
     torn = CHAIN[: CHAIN.index("The above") + 27]
     assert cause(log=torn) == "disk"
+
+
+def test_what_hindered_an_earlier_try_is_not_what_ended_the_job(tmp_path):
+    start = "=== hpcinv: job 2, start 4, on node[1-2], 2026-11-29T14:01:29\n"
+    hindered = (
+        "srun: error: task 1 launch failed: Unspecified error\n"
+        "=== hpcinv: the ranks did not meet (srun says 137), try 1 of 3\n"
+    )
+    ended = "training: 573/3200 (18%)\nOSError: [Errno 28] No space left on device\n\nTrac"
+    log = tmp_path / "slurm-2.log"
+    for text, name in (
+        (start + hindered + ended, "disk"),
+        (start + hindered, "node failure"),
+        (start + ended + "\n" + start + hindered, "node failure"),
+        (start + "=== hpcinv: the ranks did not meet (srun says 1), try 3 of 3\nbye", "launch"),
+    ):
+        log.write_text(text)
+        assert judge(Evidence(log=last_start(log)))[0].name == name
 
 
 def test_a_failure_that_a_full_disk_cannot_take_is_in_the_log(tmp_path, monkeypatch, capsys):

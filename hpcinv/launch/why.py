@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Explanation", "explain", "why"]
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .submission import Submission
 
 TAIL = 256 << 10  # bytes of a log that are read
 SHOWN = 20  # failed tasks that are looked at
+# After it the ranks try once more; after the third try nothing does.
+AGAIN = re.compile(r"^=== hpcinv: the ranks did not meet .*try [12] of 3$", re.MULTILINE)
 WELL = ("complete", "running", "starting")
 WAITING = {
     "Resources": "it waits for nodes to become free",
@@ -170,11 +173,14 @@ def _log(folder: RunFolder, name: str | None) -> Path | None:
 
 
 def last_start(path: Path) -> str:
-    r"""The end of a log, from the last start of the job on."""
+    r"""The end of a log, from the last start of the job on; of a start whose ranks met at a
+    second try, that try: what hindered the first one did not end the job."""
     with open(path, "rb") as f:
         f.seek(max(0, path.stat().st_size - TAIL))
         text = f.read().decode(errors="replace").replace("\r", "\n")
-    return text[max(0, text.rfind("=== hpcinv: job ")) :]
+    text = text[max(0, text.rfind("=== hpcinv: job ")) :]
+    last = AGAIN.split(text)[-1]
+    return last if last.strip() else text
 
 
 def _verdict(job: str, state: str, e: Evidence, folder: RunFolder, log: str | None) -> Explanation:
