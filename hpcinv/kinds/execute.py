@@ -192,7 +192,7 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
         "error": f"{type(e).__name__}: {e}" if code == EXIT_FAILED else str(e),
         "traceback": traceback.format_exc(),
     }
-    first = True
+    first = room = True
     tell_script()  # whichever rank this is: it runs, and says itself what is wrong
     try:
         folder.path.mkdir(parents=True, exist_ok=True)  # a task may fail before it has begun
@@ -201,13 +201,16 @@ def _failed(e: BaseException, folder: RunFolder, world: World | None) -> int:
                 json.dump(report, f, indent=1)
                 f.flush()
             except OSError:  # the disk is full: then the log must do
+                room = False
                 (folder.path / "failure.json").unlink()
     except FileExistsError:  # another rank was first
         first = False
     except OSError:
-        pass
+        room = False
     if first:
         text = f"hpcinv: {e}" if code == EXIT_BAD_INPUT else report["traceback"]
+        if not room and code == EXIT_FAILED:  # what it came to first: the log may end soon, too
+            text = f"Traceback (most recent call last):\n{report['error']}\n\nIn full:\n\n{text}"
         print(text, file=sys.stderr, flush=True)
         try:
             if (
