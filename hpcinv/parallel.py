@@ -167,7 +167,8 @@ class MPIWorld(World):
         if _unloads_badly():
             from mpi4py import MPI
 
-            self.barrier("finish")
+            # No barrier before it, which ranks that have read none would not meet: they finalize
+            # at their own exit, and this waits for that.
             MPI.Finalize()
         return super().finish(code)
 
