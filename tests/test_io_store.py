@@ -1,9 +1,11 @@
 """The trajectory store: what is written is read, and nothing damaged is read silently."""
 
+import h5py
 import numpy as np
 import pytest
 
 from hpcinv.errors import BadInput
+from hpcinv.io.atomic import digest_frame
 from hpcinv.io.statistics import Statistics
 from hpcinv.io.store import TrajectoryStore
 from hpcinv.io.write_store import StoreWriter
@@ -113,3 +115,24 @@ def test_statistics_go_with_the_store(tmp_path, fields):
     # 15 January and 15 July are half a turn apart.
     c = s.context()
     np.testing.assert_allclose(c[0], -c[6], atol=0.06)
+
+
+def test_windows_across_parts_channels_and_runs_of_chunks_are_the_frames(tmp_path):
+    x = np.random.default_rng(0).standard_normal((20, 3, 300, 700)).astype(np.float32)
+    for k, (a, b) in enumerate([(0, 9), (9, 20)]):
+        with h5py.File(tmp_path / f"part{k}.h5", "w") as f:
+            f.create_dataset("x", data=x[a:b], chunks=(2, 1, 150, 700))
+    writer = StoreWriter(
+        tmp_path / "store", channels=["a", "b", "c"], units=["1"] * 3,
+        coords={"y": np.arange(300), "x": np.arange(700)}, time=np.arange(20), time_units="days",
+        parts=[("../part0.h5", 0, 9), ("../part1.h5", 9, 20)],
+    )  # fmt: skip
+    writer.digests = {t: digest_frame(frame) for t, frame in enumerate(x)}
+    writer.close()
+    store = TrajectoryStore.open(tmp_path / "store")
+    for a, b in [(0, 20), (7, 12), (8, 9), (9, 10), (5, 5)]:
+        got = store.read(a, b)
+        assert np.array_equal(got, x[a:b]) and got.dtype == np.float32
+        assert np.array_equal(store.read(a, b, [0, 2]), x[a:b, [0, 2]]) or a == b
+        assert np.array_equal(store.read(a, b, slice(1, 3)), x[a:b, 1:3])
+    store.verify()

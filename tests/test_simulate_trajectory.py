@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,23 @@ def test_a_damaged_part_is_made_anew(made):
     done = hpcinv("run", made / "1_simulate.yaml", "--runs", made / "runs0")
     assert done.returncode == 0 and store(made).digest == digest
     store(made).verify()
+
+
+def test_the_join_takes_what_the_parts_tell_and_a_later_check_reads_them(made, tmp_path):
+    folder = tmp_path / "chaos"
+    shutil.copytree(made, folder)
+    run = folder / "runs1" / "chaos" / "simulate"
+    with h5py.File(sorted(run.rglob("rows-*.h5"))[2], "r+") as f:
+        f["x"][3] += 1
+    (run / "manifest.json").write_text(
+        json.dumps(json.loads((run / "manifest.json").read_text()) | {"state": "failed"})
+    )
+    more = ("resources.array={over: shards, tasks: 3}", "--runs", folder / "runs1")
+    done = hpcinv("run", folder / "1_simulate.yaml", *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert store(folder, 1).digest == store(made).digest
+    with pytest.raises(BadInput, match="differs from its digest"):
+        store(folder, 1).verify()
 
 
 def test_an_analysis_stays_within_a_trajectory(made):

@@ -37,7 +37,7 @@ from .join_analysis import join
 from .member_file import PartFile, SharedFile
 from .read_analysis import Analysis, open_analysis
 
-QUEUE = 256 << 20  # bytes a rank holds back for collective writing
+QUEUE = 64 << 20  # bytes a rank holds back for collective writing
 
 
 class AnalysisWriter:
@@ -156,9 +156,8 @@ class AnalysisWriter:
                 where,
             )
         large = block[:, :1].nbytes >= member_file.LARGE
-        if lay.mask is not None or not large:
-            block = self._copy(block)  # the caller may reuse its own
         if lay.mask is not None:
+            block = self._copy(block)
             block[..., ~np.asarray(lay.mask, bool)] = FILL
         if not np.isfinite(block).all():
             n, c = np.argwhere(~np.isfinite(block))[0][:2]
@@ -174,12 +173,13 @@ class AnalysisWriter:
             if lay.mask is not None:
                 self._keep([block])
             return
+        if lay.mask is None:  # the caller may reuse its own; channels are written one by one
+            block = self._copy(block.swapaxes(0, 1)).swapaxes(0, 1)
         self.queue.append((member, frame_start, block))
         if sum(b.nbytes for *_, b in self.queue) > self.limit:
-            for m, start, b in self.queue:
-                self.files[m].write(start, b)
-            self._keep([b for *_, b in self.queue])
-            self.queue.clear()
+            for m in self.files:
+                for start, b in _adjoin(self._taken(m)):
+                    self.files[m].write(start, b)
 
     def _copy(self, block: np.ndarray) -> np.ndarray:
         r"""A copy in memory that an earlier block has left, if there is any: memory touched for
@@ -188,20 +188,25 @@ class AnalysisWriter:
             if old.shape == block.shape:
                 np.copyto(old, block)
                 return self._spare.pop(i)
-        return block.copy()
+        return block.copy("C")
 
     def _keep(self, blocks: list[np.ndarray]) -> None:
-        self._spare = blocks + self._spare
+        dense = [b if b.flags.c_contiguous else b.swapaxes(0, 1) for b in blocks]
+        self._spare = dense + self._spare
         while sum(b.nbytes for b in self._spare) > self.limit:
             self._spare.pop()
 
     def flush(self) -> None:
         r"""Writes what is queued. Collective over the ranks of each member."""
         for m in sorted(self.files):
-            blocks = [(start, block) for q, start, block in self.queue if q == m]
-            self.queue = [item for item in self.queue if item[0] != m]
-            self.files[m].write_rounds(_adjoin(blocks))
-            self._keep([block for _, block in blocks])
+            self.files[m].write_rounds(_adjoin(self._taken(m)))
+
+    def _taken(self, m: int) -> list[tuple[int, np.ndarray]]:
+        r"""One member's blocks, no longer queued; their memory is used again after the write."""
+        blocks = [(start, block) for q, start, block in self.queue if q == m]
+        self.queue = [item for item in self.queue if item[0] != m]
+        self._keep([block for _, block in blocks])
+        return blocks
 
     def close(self) -> dict[str, Any]:
         r"""Writes the rest and gives the files their names. Collective over the world.

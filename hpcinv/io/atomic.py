@@ -13,10 +13,12 @@ __all__ = [
     "digest_frame",
     "roll",
     "same_frame",
+    "start_writing",
     "sync",
     "write_json",
 ]
 
+import ctypes
 import hashlib
 import json
 import os
@@ -32,6 +34,23 @@ def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def start_writing(path: Path) -> None:
+    r"""Asks the system to begin writing what a file has in memory, and does not wait for it.
+
+    Left alone, Linux begins at a tenth of all memory or at fsync; asked, the disk works while the
+    next block is computed. Where there is no `sync_file_range` nothing happens.
+    """
+    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if begin is None:
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        whole = ctypes.c_int64(0)  # from 0, to the end; 2 is SYNC_FILE_RANGE_WRITE
+        begin(ctypes.c_int(fd), whole, whole, ctypes.c_uint(2))
     finally:
         os.close(fd)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..waiting import at as waiting
-from .atomic import sync
+from .atomic import start_writing, sync
 from .cf import LIBVER, Layout, create_file, define_variable
 
 # Bytes of one channel in one MPI-IO call. Small enough for the buffers below it to be reused:
@@ -101,6 +101,7 @@ class SharedFile:
             for at, piece in _cut(start, block):
                 for c in range(piece.shape[1]):
                     self._transfer(f, c, at, self._dense(piece[:, c]), collective)
+        start_writing(self.path)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         r"""Writes every rank's blocks: together, one of each rank at a time, unless all are large.
@@ -129,6 +130,7 @@ class SharedFile:
                         self._transfer(f, c, at, self._dense(piece[:, c]), True)
                     else:
                         self._transfer(f, c, 0, None, True)
+        start_writing(self.path)
 
     def close(self) -> list[Any]:
         r"""Everything is on disk afterwards."""
@@ -166,6 +168,7 @@ class PartFile:
                 f[name].resize(rows + len(block), axis=0)
                 f[name][rows:] = block[:, c]
         self.extents.append((start, len(block)))
+        start_writing(self.path)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         for start, block in blocks:

@@ -3,6 +3,8 @@ r"""Rows in parts: simulations and posterior samples, written by many and read a
     parts/rows-00000000-00004096.h5    rows 0 to 4095: one dataset a column, first axis the rows
     index.json                         which parts there are, their digests, what the columns mean
 
+Beside its columns a part may carry arrays about its rows as a whole, in a group `about`.
+
 A part gets its name only when it is whole and on disk, so the name itself says that it is. Parts
 may stand in folders of different tasks; the index that joins them says where. Rows are read out
 of core: nothing is kept but the open files.
@@ -10,7 +12,7 @@ of core: nothing is kept but the open files.
 
 from __future__ import annotations
 
-__all__ = ["PartWriter", "Rows", "join", "part_name", "verify", "whole_parts"]
+__all__ = ["PartWriter", "Rows", "join", "part_name", "told", "verify", "whole_parts"]
 
 import json
 import os
@@ -26,7 +28,7 @@ from ..errors import BadInput
 from .atomic import digest_array, roll, sync, write_json
 
 FORMAT = 1
-PARTS, INDEX = "parts", "index.json"
+PARTS, INDEX, ABOUT = "parts", "index.json", "about"
 _NAME = re.compile(r"rows-(\d+)-(\d+)\.h5$")
 CHUNK = 1 << 20  # bytes
 OPEN_FILES = 64
@@ -79,18 +81,20 @@ class PartWriter:
         r"""Appends rows: every column, with equally many."""
         n = len(next(iter(columns.values())))
         at = self._written - self.start
-        if set(columns) != set(self._file) or self._written + n > self.stop:
-            raise ValueError(f"rows {sorted(columns)} do not fit {sorted(self._file)}")
+        if set(columns) != set(_columns(self._file)) or self._written + n > self.stop:
+            raise ValueError(f"rows {sorted(columns)} do not fit {_columns(self._file)}")
         for name in sorted(columns):
             dataset = self._file[name]
             value = np.ascontiguousarray(columns[name], dataset.dtype)
             dataset[at : at + n] = value
         self._written += n
 
-    def close(self) -> str:
-        r"""Finishes the part; returns its digest."""
+    def close(self, about: Mapping[str, np.ndarray] | None = None) -> str:
+        r"""Finishes the part, with arrays about its rows; returns its digest, of all of it."""
         if self._written != self.stop:
             raise ValueError(f"rows up to {self.stop} were promised, {self._written} are there")
+        for name, value in (about or {}).items():
+            self._file.create_dataset(f"{ABOUT}/{name}", data=value)
         digest = _digest(self._file)
         self._file.attrs["digest"] = digest
         self._file.attrs["attributes"] = json.dumps(self.attributes)
@@ -110,11 +114,15 @@ class PartWriter:
         self._scratch.unlink(missing_ok=True)
 
 
+def _columns(file: Any) -> list[str]:
+    return sorted(name for name in file if name != ABOUT)
+
+
 def _digest(file: Any) -> str:
-    r"""One digest of all columns, read a chunk at a time."""
+    r"""One digest of all columns and what is about them, read a chunk at a time."""
     found = []
-    for name in sorted(file):
-        dataset = file[name]
+    about = file.get(ABOUT, {})
+    for dataset in [*(file[k] for k in _columns(file)), *(about[k] for k in sorted(about))]:
         step = dataset.chunks[0] if dataset.chunks else max(1, len(dataset))
         for i in range(0, len(dataset), step):
             found.append(digest_array(dataset[i : i + step]))
@@ -144,6 +152,27 @@ def verify(path: Path) -> tuple[str, dict[str, Any]]:
     if told != found:
         raise BadInput("the part differs from its digest", path, "Remove it; run its job again.")
     return told, attributes
+
+
+def told(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    r"""What a part says of itself; its rows are not read.
+
+    Returns:
+        The digest, and the arrays about its rows.
+
+    Raises:
+        BadInput: If it is missing or truncated.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as f:  # a file that is too short does not open
+            return f.attrs["digest"], {k: a[()] for k, a in f.get(ABOUT, {}).items()}
+    except (OSError, KeyError, RuntimeError) as e:
+        raise BadInput(
+            f"the part cannot be read, it is truncated or damaged ({e})", path,
+            "Run its job again: the part is made anew.",
+        ) from e  # fmt: skip
 
 
 def whole_parts(folder: Path) -> dict[tuple[int, int], Path]:
@@ -193,7 +222,9 @@ def join(
             "Run the job again: only they are made.",
         )  # fmt: skip
     with h5py.File(found[0][1], "r") as f:
-        columns = {n: {"shape": list(d.shape[1:]), "dtype": d.dtype.str} for n, d in f.items()}
+        columns = {
+            n: {"shape": list(f[n].shape[1:]), "dtype": f[n].dtype.str} for n in _columns(f)
+        }
     digest = roll(p["digest"] for p in parts)
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(

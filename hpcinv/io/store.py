@@ -15,6 +15,7 @@ from __future__ import annotations
 __all__ = ["TrajectoryStore"]
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,28 @@ from .statistics import Statistics
 FORMAT = 1
 BLOCK = 16 << 20  # bytes read at once when all is looked at
 STATIC = "static."  # before the names of fields that do not change, in coordinates.h5
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    r"""An uninitialised float32 array whose memory starts a cache line: the system copies into it
+    up to twice as fast as where numpy puts large arrays, sixteen bytes behind one."""
+    memory = np.empty(4 * int(np.prod(shape)) + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : len(memory) - 64 + first].view(np.float32).reshape(shape)
+
+
+def announce(x: Any, rows: slice) -> None:
+    r"""Tells the system which rows of a dataset are read next, all chunks of them at once: else
+    the disk waits while one is copied."""
+    if rows.stop == rows.start or not x.chunks or not hasattr(os, "posix_fadvise"):
+        return
+    size = x.dtype.itemsize * int(np.prod(x.chunks))
+    grid = [range(0, n, c) for n, c in zip(x.shape[1:], x.chunks[1:], strict=True)]
+    first = (rows.start, *[0] * len(grid))
+    last = (rows.stop - 1, *(r[-1] for r in grid))
+    a, b = (x.id.get_chunk_info_by_coord(at).byte_offset for at in (first, last))
+    if a is not None and b is not None and a <= b:
+        os.posix_fadvise(x.file.id.get_vfd_handle(), a, b + size - a, os.POSIX_FADV_WILLNEED)
 
 
 class TrajectoryStore:
@@ -172,30 +195,27 @@ class TrajectoryStore:
                 f"frames {start} to {stop - 1} asked of a store of {self.length}", self.folder
             )
         pick = slice(None) if channels is None else channels
-        blocks = []
+        n = len(range(*pick.indices(len(self.channels)))) if isinstance(pick, slice) else len(pick)
+        out = aligned((stop - start, n, *self.grid))
         at = start
         while at < stop:
             k = int(np.searchsorted(self._starts, at, "right")) - 1
             part = self.index["parts"][k]
             end = min(stop, part["stop"])
             try:
-                x = self._part(k)["x"][at - part["start"] : end - part["start"], pick]
-            except (OSError, KeyError) as e:
+                rows = slice(at - part["start"], end - part["start"])
+                x = self._part(k)["x"]
+                if channels is None:
+                    announce(x, rows)
+                x.read_direct(out[at - start : end - start], np.s_[rows, pick])
+            except (OSError, KeyError, RuntimeError) as e:
                 raise BadInput(
                     f"frames {at} to {end - 1} cannot be read ({e})",
                     self.folder / part["file"],
                     "Run the job that makes it again, with --fresh.",
                 ) from e
-            blocks.append(x)
             at = end
-        if not blocks:
-            n = (
-                len(range(*pick.indices(len(self.channels))))
-                if isinstance(pick, slice)
-                else len(pick)
-            )
-            return np.zeros((0, n, *self.grid), np.float32)
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return out
 
     def standardised(self, start: int, stop: int) -> np.ndarray:
         r"""Frames [start, stop) as networks see them, 0 where the grid is not valid; unchanged in

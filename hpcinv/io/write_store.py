@@ -13,7 +13,7 @@ __all__ = ["StoreWriter"]
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,23 +197,11 @@ class StoreWriter:
         r"""Frames [start, stop) that this rank has written, physical units, (n, C, *grid)."""
         return self.file["x"][start - self.start : stop - self.start]
 
-    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        r"""Reads the parts it was given, as (first frame, frames), and notes their digests."""
-        import h5py
-
-        for name, start, stop in self.parts:
-            with h5py.File(self.scratch / name, "r") as f:
-                step = f["x"].chunks[0]
-                for a in range(0, stop - start, step):
-                    x = f["x"][a : a + step]
-                    self.digests |= {start + a + k: digest_frame(row) for k, row in enumerate(x)}
-                    yield start + a, x
-
     def close(self) -> str:
         r"""Commits the store and returns its digest. Collective.
 
         Raises:
-            BadInput: If a frame was never written (or, of parts, read by `blocks`).
+            BadInput: If a frame was never written (or, of parts, has no digest in `digests`).
         """
         if self.file is not None:
             with waiting(f"closing the store {self.folder.name}"):

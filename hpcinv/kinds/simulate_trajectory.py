@@ -1,8 +1,9 @@
 r"""`kind: simulate` of a dynamics: independent trajectories, as one trajectory store.
 
 Each trajectory is a segment that no window crosses. Shards of trajectories are parts of the
-store, written by ranks and by tasks of an array, each kept when it is whole; the join reads them
-once, for their digests and for the statistics of the training trajectories, which come first.
+store, written by ranks and by tasks of an array, each kept when it is whole. A shard brings the
+digests of its frames and the moments of its training trajectories, which come first: the join
+merges what the shards tell and reads no frame.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ class Trajectory(Fields):
     training: int | None = Field(
         None, ge=1, description="the first trajectories give the statistics; default: all"
     )
+
+    def trained(self, start: int, stop: int) -> int:
+        r"""How many of the frames [start, stop) are of training trajectories, all first."""
+        last = stop if self.training is None else self.training * self.frames
+        return max(0, min(stop, last) - start)
 
 
 def dynamics_of(job: Simulate) -> Any:
@@ -65,7 +71,6 @@ def run(job: Simulate, ctx: Context) -> dict[str, str]:
 
     from ..io.atomic import roll
     from ..io.rows import part_name
-    from .simulate import kept
 
     torch.set_num_threads(ctx.threads)
     dynamics = dynamics_of(job)
@@ -77,7 +82,7 @@ def run(job: Simulate, ctx: Context) -> dict[str, str]:
         shard, torn = lo + k, False
         if shard < hi:
             path = ctx.folder / "parts" / part_name(*_frames(job, shard))
-            digest = kept(path) or _make(job, dynamics, shard, path.parent, ctx, k, hi - lo)
+            digest = _kept(path) or _make(job, dynamics, shard, path.parent, ctx, k, hi - lo)
             torn = digest is None
             mine.append([shard, digest])
         if ctx.stop.requested(ctx.world) or torn:
@@ -87,28 +92,33 @@ def run(job: Simulate, ctx: Context) -> dict[str, str]:
 
 
 def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
-    r"""Makes one store of the parts."""
+    r"""Makes one store of the parts, of what they tell: no frame is read."""
     import numpy as np
 
     from ..io.atomic import roll
-    from ..io.rows import part_name, verify, whole_parts
+    from ..io.phase_moments import PhaseMoments
+    from ..io.rows import part_name, told
     from ..io.write_store import StoreWriter
-    from .simulate import kept
 
     dynamics = dynamics_of(job)
     state, n, length = dynamics.state, job.simulations, job.trajectory.frames
-    places = {}
+    places, digests, moments = {}, [], PhaseMoments(state.cycle, state.shape)
     for k, folder in enumerate(parts):
+        of_parts = []
         for shard in block(job.axis("shards"), len(parts), k):
-            path = folder / "parts" / part_name(*_frames(job, shard))
-            # What was damaged after its task had ended is made anew: the same numbers.
-            if kept(path) is None and _make(job, dynamics, shard, path.parent, ctx, 0, 1) is None:
+            span = _frames(job, shard)
+            path = folder / "parts" / part_name(*span)
+            # What was truncated after its task had ended is made anew: the same numbers.
+            if not _readable(path) and not _make(job, dynamics, shard, path.parent, ctx, 0, 1):
                 raise Stopped("stopped while a damaged shard was made anew")
-        found = whole_parts(folder / "parts")
-        told = RunFolder(folder).manifest()["outputs"]["store"]
-        if roll(verify(p)[0] for p in found.values()) != told:
+            places[span] = path
+            digest, about = told(path)
+            of_parts.append(digest)
+            digests += [d.decode() for d in about["digests"]]
+            if job.trajectory.trained(*span):
+                moments.merge(about)
+        if roll(of_parts) != RunFolder(folder).manifest()["outputs"]["store"]:
             raise BadInput("its trajectories are not those its manifest tells of", folder)
-        places |= found
     writer = StoreWriter(
         ctx.folder / "store",
         channels=list(state.channels),
@@ -130,7 +140,9 @@ def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
         ],
         fence=ctx.fence,
     )
-    writer.statistics = _statistics(writer, (job.trajectory.training or n) * length, state)
+    writer.digests = dict(enumerate(digests))
+    phases = np.arange(n * length) % state.cycle  # trajectories are whole cycles
+    writer.statistics = _statistics(moments, phases, state, writer.folder)
     digest = writer.close()
     ctx.say(f"{n} trajectories of {length} frames on {'x'.join(map(str, state.shape))} numbers")
     return {"store": digest}
@@ -142,18 +154,47 @@ def _frames(job: Simulate, shard: int) -> tuple[int, int]:
     return a * job.trajectory.frames, b * job.trajectory.frames
 
 
+def _kept(path: Path) -> str | None:
+    r"""The digest of a shard that is whole and tells what the join needs; else it is removed."""
+    from ..io.rows import told
+    from .simulate import kept
+
+    digest = kept(path)
+    if digest is not None and "digests" not in told(path)[1]:  # of an earlier version
+        path.unlink()
+        return None
+    return digest
+
+
+def _readable(path: Path) -> bool:
+    r"""Whether a shard has all its bytes; one that has not is removed."""
+    from ..io.rows import told
+
+    try:
+        told(path)
+    except BadInput as e:
+        print(f"hpcinv: {e.what}; it is made anew ({path.name})", flush=True)
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
 def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, total: int):
     r"""One shard; None if this rank was asked to stop before it was whole."""
     import numpy as np
 
+    from ..io.atomic import digest_frame
+    from ..io.phase_moments import PhaseMoments
     from ..io.rows import PartWriter
     from ..simulators.base import Key
     from ..simulators.dynamics import trajectories
 
     start, stop = _frames(job, shard)
-    length = job.trajectory.frames
-    columns = {"x": (dynamics.state.shape, "f4")}
+    length, state = job.trajectory.frames, dynamics.state
+    columns = {"x": (state.shape, "f4")}
     fence = ctx.fence if ctx.world.rank == 0 else None
+    trained = job.trajectory.trained(start, stop)
+    moments, digests = PhaseMoments(state.cycle, state.shape) if trained else None, []
     with PartWriter(folder, start, stop, columns, fence=fence) as writer:
         for a in range(start // length, stop // length, job.batch):
             key = Key(job.seed, np.arange(a, min(a + job.batch, stop // length)))
@@ -164,11 +205,17 @@ def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, tota
                 frames.append(x.cpu().numpy().astype(np.float32))
                 share = (a * length - start + (k + 1) * len(key)) / (stop - start)
                 ctx.progress.update(done + share, total)
-            writer.write(x=np.concatenate(np.stack(frames, 1)))
-        return writer.close()
+            x = np.concatenate(np.stack(frames, 1))
+            mine = x[: job.trajectory.trained(a * length, a * length + len(x))]
+            if len(mine):
+                moments.add(mine, np.arange(len(mine)) % state.cycle)
+            digests += [digest_frame(row) for row in x]
+            writer.write(x=x)
+        about = {"digests": np.array(digests, dtype="S32")}
+        return writer.close(about | (moments.arrays if trained else {}))
 
 
-def _statistics(writer: Any, frames: int, state: Any) -> Any:
+def _statistics(moments: Any, phases: Any, state: Any, folder: Path) -> Any:
     r"""Mean and deviation of the training frames, by the place in the cycle, alike along the
     axes that say so."""
     import numpy as np
@@ -176,21 +223,7 @@ def _statistics(writer: Any, frames: int, state: Any) -> Any:
     from ..io.statistics import Statistics
     from .statistics import name_still
 
-    P = state.cycle
-    phases = np.arange(writer.length) % P  # trajectories are whole cycles
-    count = np.zeros(P)
-    mean, spread = np.zeros((2, P, *state.shape))
-    for start, x in writer.blocks():
-        x = x[: max(0, frames - start)].astype(np.float64)
-        of = phases[start : start + len(x)]
-        for p in np.unique(of):
-            new = x[of == p]
-            # Chan, Golub & LeVeque (1983): means and squares of two sets make those of both.
-            m, both = new.mean(0), count[p] + len(new)
-            spread[p] += ((new - m) ** 2).sum(0)
-            spread[p] += (m - mean[p]) ** 2 * count[p] * len(new) / both
-            mean[p] += (m - mean[p]) * len(new) / both
-            count[p] = both
+    count, mean = moments.count, moments.mean
     if count.min() < 2:
         raise BadInput(
             f"{int(count.min())} training frames of a place in the cycle", "trajectory.training",
@@ -199,9 +232,9 @@ def _statistics(writer: Any, frames: int, state: Any) -> Any:
     n = count.reshape(-1, *[1] * len(state.shape))
     same = tuple(2 + list(state.coords).index(a) for a in state.homogeneous)
     pooled = mean.mean(same, keepdims=True)
-    var = (spread / n + (mean - pooled) ** 2).mean(same, keepdims=True) * n / (n - 1)
+    var = (moments.spread / n + (mean - pooled) ** 2).mean(same, keepdims=True) * n / (n - 1)
     mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (n + 1) / n))
     if state.mask is not None:
         var = np.where(state.mask, var, 1.0)
-    name_still(mean, var, list(state.channels), writer.folder)
-    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count.astype(np.int64), phases)
+    name_still(mean, var, list(state.channels), folder)
+    return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases)
