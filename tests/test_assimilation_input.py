@@ -185,6 +185,19 @@ def test_divergence_is_named_and_falls_back(scope, solver):
     assert healthy.diagnostics["events"] == []
 
 
+def test_a_step_of_dps_that_goes_too_far_is_named_and_replaced():
+    far = {"method": "dps", "strength": 1e4, "limit": 5.0}
+    result = draw(guidance=far, sampler={"steps": 12})
+    events = result.diagnostics["events"]
+    assert {e["member"] for e in events} == {0, 1} and events[0]["step"] <= 3
+    assert all(e["instead"] == "isotropic covariance" for e in events)
+    assert torch.isfinite(result.x).all() and float(result.x.abs().max()) < 10
+    lost = draw(guidance=far | {"limit": 1e9}, sampler={"steps": 12})
+    assert float(lost.x.abs().max()) > 100  # what it comes to without
+    healthy = draw(guidance={"method": "dps", "strength": 0.5}, sampler={"steps": 12})
+    assert healthy.diagnostics["events"] == []
+
+
 def test_windows():
     assert cover(49, 9, 5) == [(a, a + 9) for a in range(0, 41, 4)]
     assert cover(10, 4, 2) == [(0, 4), (2, 6), (4, 8), (6, 10)]

@@ -107,8 +107,8 @@ class GuidanceConfig(BaseModel):
     )
     limit: Positive = Field(
         50.0,
-        description="largest rms correction of a frame, in units of the state: beyond, fall "
-        "back to an isotropic covariance for that call and say so",
+        description="largest rms correction of a frame (of dps: its step), in units of the "
+        "state: beyond, fall back to an isotropic covariance for that call and say so",
     )
     memory: Positive = Field(
         1e9, description="bytes a rank may hold for the decoder's graph before it recomputes"

@@ -160,8 +160,14 @@ class Guidance:
                 residual = likelihood.y(self.view.moments).to(lin.value) - lin.value
 
             if self.method == "dps":
-                shift = simple.dps(self, call, lin, residual, mean)
-                return Estimate(self.view.compose(call, mean), shift)
+                step = [simple.dps(self, call, lin, residual, mean)]
+                flags, safe = self._instead(step, lin, residual, mean, level, members, None)
+                if safe is not None:  # those members are guided by their mean in this call
+                    nothing = [torch.zeros_like(step[0])]
+                    step = self.view.select(flags, nothing, step)
+                    safe = self.view.select(flags, safe, nothing)
+                    mean = [m + c for m, c in zip(mean, safe, strict=True)]
+                return Estimate(self.view.compose(call, mean), step[0])
             if self.method == "sda":
                 variance = likelihood.variance(self.view.moments)
                 correction = simple.sda(self, call, lin, residual, mean, level, variance)
@@ -226,12 +232,18 @@ class Guidance:
     def _trusted(self, correction, lin, residual, mean, level: Level, members, failed):
         r"""Replaces corrections that are not to be trusted, and records it."""
 
+        flags, safe = self._instead(correction, lin, residual, mean, level, members, failed)
+        return correction if safe is None else self.view.select(flags, safe, correction)
+
+    def _instead(self, correction, lin, residual, mean, level: Level, members, failed):
+        r"""Flags of corrections that are not to be trusted, and what replaces them, if any is."""
+
         view = self.view
         flags, frames = view.untrusted(mean, correction, self.config.limit)
         if failed is not None:
             flags = flags | failed.cpu()
         if not bool(flags.any()):
-            return correction
+            return flags, None
         safe = mmps.isotropic(self, lin, residual, mean, level)
         worse, _ = view.untrusted(mean, safe, self.config.limit)
         nothing = [torch.zeros_like(m) for m in mean]
@@ -253,4 +265,4 @@ class Guidance:
                         used,
                     )
                 )
-        return view.select(flags, safe, correction)
+        return flags, safe
