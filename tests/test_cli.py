@@ -77,6 +77,7 @@ def test_help_and_plan_import_nothing_heavy(args):
         ("oi.method=kriging", "'enks', 'climatology' or 'persistence', not 'kriging'"),
         ("observe.kind=obsreve", "unknown kind 'obsreve'. Did you mean 'observe'?"),
         ("import.resources.time=soon", "'soon' is no duration: write 90s, 30m, 2h or 1d12h"),
+        ("import.resources.time=30", "a duration has a unit: write 30s, 30m or 30h, not 30"),
         ("observe", "is no override. Write key=value."),
     ],
 )
@@ -98,6 +99,32 @@ def test_more_windows_than_frames(study, tmp_path):
     with pytest.raises(BadInput, match="windows of 13 frames do not fit into 12 frames") as e:
         load(study).check()
     assert "3_oi.yaml, line 5" in str(e.value)
+
+
+def test_a_mistake_within_a_union_names_its_own_line(study):
+    from hpcinv.kinds.study import load
+
+    (study / "2_observe.yaml").write_text(
+        "kind: observe\ndata: import\nframes: [24, 36]\nobserving:\n  network: random_points\n"
+        "  points: none\n  error: 1\n"
+    )
+    with pytest.raises(BadInput, match="points") as e:
+        load(study)
+    assert "2_observe.yaml, line 6" in str(e.value)
+
+
+def test_windows_that_the_prior_has_not_learnt_are_told_by_the_plan(study):
+    from hpcinv.kinds.study import load
+
+    (study / "3_train.yaml").write_text(
+        "kind: train\ndata: import\nwindow: 4\nmodel: {name: trajectory_denoiser}\n"
+        "training: {steps: 2, batch: 1}\n"
+    )
+    job = "kind: assimilate\ndata: import\nframes: [24, 36]\nprior: train\noverlap: 2\nwindow: "
+    for n, said in [(4, "5 of 4/2"), (6, "3 of 6/2; the prior learns windows of 4")]:
+        (study / "4_sample.yaml").write_text(f"{job}{n}\n")
+        s = load(study)
+        assert s.jobs["sample"].figures(s, "sample")["windows"] == said
 
 
 def test_yaml_mistakes_name_their_line(study):

@@ -169,6 +169,8 @@ def test_a_dead_process_is_seen_and_continued(study, tmp_path):
     path.write_text(json.dumps(m))
     (row,) = json.loads(hpcinv("status", "tiny/import", "--json", "--runs", runs).stdout)
     assert row["state"] == "interrupted"
+    told = hpcinv("why", "tiny/import", "--runs", runs).stdout
+    assert "interrupted" in told and "it goes on from its last checkpoint" in told
     done = hpcinv("run", study / "1_import.yaml", "--runs", runs)
     assert done.returncode == 0 and "attempt 2" in done.stdout
     assert len(manifest(runs, "import")["attempts"]) == 2

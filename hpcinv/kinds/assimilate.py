@@ -319,6 +319,9 @@ class Assimilate(Job):
         if self.sampled:
             n = len(cover(L, self.window, self.overlap))
             out["windows"] = f"{n} of {self.window}/{self.overlap}"
+            learnt = getattr(study.jobs.get(self.prior), "window", self.window)
+            if learnt != self.window:  # legitimate (jobs/lorenz-map), but seldom what is meant
+                out["windows"] += f"; the prior learns windows of {learnt}"
             ranks = self.resources.tasks
             if ranks > n * self.members:
                 out["idle"] = f"{ranks - n * self.members} of {ranks} ranks have no window"

@@ -42,6 +42,8 @@ def _duration(value: Any) -> Any:
         if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", "", value).strip():
             raise ValueError(f"'{value}' is no duration: write 90s, 30m, 2h or 1d12h")
         return round(sum(float(n) * _SECONDS[u] for n, u in parts))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"a duration has a unit: write {value:g}s, {value:g}m or {value:g}h")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["run_here"]
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
     many = f"{n} rank{'s' * (n > 1)}" + (f", {array.tasks} tasks" if array else "")
     again = f", attempt {attempt}" if attempt > 1 else ""
     screen.job(name, "running", f"({many}{again})")
+    if n > (cores := len(os.sched_getaffinity(0))):
+        screen.say(f"  {n} ranks share {cores} core{'s' * (cores > 1)}: they take turns")
 
     def watch(at: RunFolder) -> None:
         screen.watch(name, read_progress(at.path))

@@ -187,6 +187,9 @@ def _verdict(job: str, state: str, e: Evidence, folder: RunFolder, log: str | No
     found = judge(e)
     path = _log(folder, log)
     x = Explanation(job, state, "unknown", "nobody says why", log=str(path or ""))
+    if state == "interrupted" and found is None:
+        x.cause, x.says = "interrupted", "its process is gone, and its log says no reason"
+        x.do = "Run it again: it goes on from its last checkpoint."
     if state == "queued" and (found is None or found[0].name == "cancelled"):
         x.cause, x.says = "waiting", WAITING.get(e.reason, f"Slurm's reason is {e.reason}")
         return x
@@ -195,7 +198,7 @@ def _verdict(job: str, state: str, e: Evidence, folder: RunFolder, log: str | No
         x.cause, x.says, x.do = rule.name, rule.says, rule.do
     elif e.log.strip():
         x.line = e.log.strip().splitlines()[-1].strip()
-        x.do = "Read the log; its last line is above."
+        x.do = x.do or "Read the log; its last line is above."
     x.line = x.line[:400]
     try:
         report = json.loads((folder.path / "failure.json").read_text())
