@@ -88,3 +88,25 @@ def test_operations_are_those_of_the_engine(found):
         exact = d["network_pairs"] * forward.get_total_flops()
         exact += d["network_products"] * rows * product.get_total_flops()
         assert done == pytest.approx(exact, rel=1e-6)
+
+
+def test_what_a_rank_cannot_hold_is_told(found):
+    from rich.console import Console
+
+    from hpcinv.launch.profile import Profile
+    from hpcinv.launch.sampling import sampling_table
+
+    (s,) = found
+
+    def told(gpus, memory):
+        s.job.resources.gpus_per_task, s.job.resources.mem_per_task = gpus, memory
+        profile = Profile(name="x", gpu="A100" if gpus else None)
+        console = Console(width=200)
+        with console.capture() as out:
+            console.print(sampling_table(found, profile))
+        return out.get()
+
+    assert "fits" in told(0, s.held) and "To fit" not in told(0, s.held)
+    less = told(0, s.held - 1)
+    assert "more than the memory asked for" in less and "To fit: more ranks" in less
+    assert "fits" in told(1, 1)  # it is the GPU's memory that counts

@@ -27,8 +27,9 @@ def test_every_script_of_the_full_study_is_rendered(tmp_path, centre):
     assert done.returncode == 0, done.stderr + done.stdout
     assert "507 M" in done.stdout and "982 M" in done.stdout  # Appa's two models
     scripts = sorted((tmp_path / "out").glob("*.sbatch"))
-    # Ten jobs, of which four are arrays with a join step each.
-    assert len(scripts) == 14
+    # Ten jobs, of which four are arrays with a join step each; and the failure map: six ways to
+    # observe, two arrays of each, what is compared with them, their scores, the map.
+    assert len(scripts) == 14 + 6 + 2 * 2 * 6 + 3
     for script in scripts:
         assert subprocess.run(["bash", "-n", script]).returncode == 0
         assert "--launcher none" in script.read_text()
@@ -51,6 +52,8 @@ def test_the_chain_runs_whole(tmp_path):
     assert len(card["channels"]) == 71 and np.isfinite(
         card["methods"]["reanalysis"]["pooled"]["crps"]["value"]
     )
+    table = json.loads((study / "map" / "map.json").read_text())
+    assert len(table["cells"]) == 4 and all(c["verdict"] for c in table["cells"])
     page = (study / "report" / "report.html").read_text()
     assert "Can I trust this?" in page and len(page) < 6e6
 

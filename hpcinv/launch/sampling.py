@@ -23,7 +23,7 @@ from ..kinds.assimilate import Assimilate
 from ..kinds.study import Study
 from ..runs.progress import clock
 from ..training.devices import DEVICES
-from .estimate import FRAMEWORK, USED, Estimate, shape_of
+from .estimate import FRAMEWORK, ROOM, USED, Estimate, shape_of
 from .profile import Profile
 
 
@@ -143,6 +143,7 @@ def sampling_table(found: list[Sampling], profile: Profile) -> Any:
     titles += [f"{profile.gpu} hours", "hours"] if profile.gpu else []
     for i, title in enumerate(titles):
         table.add_column(title, justify="right" if i else "left")
+    table.add_column("", no_wrap=True)
     for s in found:
         row = [s.name, f"{s.numbers / s.job.members:.3g}", f"{s.numbers:.3g}"]
         row += [f"{4 * s.numbers / 1e9:.3g} GB", str(s.ranks), f"{s.held / 1e9:.3g} GB"]
@@ -150,9 +151,22 @@ def sampling_table(found: list[Sampling], profile: Profile) -> Any:
         if profile.gpu:
             hours = s.gpu_hours(profile.gpu)
             row += [f"{hours:.3g}", clock(3600 * hours / s.ranks)]
-        table.add_row(*row)
+        unfit = _unfit(s, profile)
+        table.add_row(*row, f"more than {unfit}" if unfit else "fits")
     table.caption = "at most; an overlap is sent between two neighbours"
     if profile.gpu:
         table.caption += f"; hours at {USED:.0%} of the peak in fp32"
+    if any(_unfit(s, profile) for s in found):
+        table.caption += "\nTo fit: more ranks a member, fewer members a task, a smaller 'batch', "
+        table.caption += "a shorter window."
     table.caption_justify = "left"
     return table
+
+
+def _unfit(s: Sampling, profile: Profile) -> str:
+    r"""What a rank holds too much for, the GPU that it asks for or its memory, if it does."""
+    if profile.gpu and s.job.resources.gpus_per_task:
+        room, what = int(ROOM * DEVICES[profile.gpu].memory), f"a {profile.gpu}"
+    else:
+        room, what = int(s.job.resources.mem_per_task), "the memory asked for"
+    return "" if s.held <= room else what

@@ -28,6 +28,7 @@ DEVICES = {
     "H200": Device(141 * 10**9, 989e12, 67e12),
     "H100": Device(80 * 2**30, 989e12, 67e12),
     "A100-80GB": Device(80 * 2**30, 312e12, 19.5e12),
+    "A100-64GB": Device(64 * 2**30, 312e12, 19.5e12),  # Leonardo's
     "A100": Device(40 * 2**30, 312e12, 19.5e12),
     "V100": Device(32 * 2**30, 15.7e12, 15.7e12),
     "MI250X": Device(64 * 2**30, 191.5e12, 47.9e12),
@@ -37,6 +38,7 @@ DEVICES = {
 
 def device_named(name: str) -> Device | None:
     r"""The device whose name is part of what a driver calls it, e.g. `NVIDIA A100-SXM4-40GB`."""
-    if "A100" in name and "80GB" in name:
-        return DEVICES["A100-80GB"]
+    if "A100" in name:
+        size = next((s for s in ("80GB", "64GB") if s in name), None)
+        return DEVICES[f"A100-{size}" if size else "A100"]
     return next((d for key, d in DEVICES.items() if key in name), None)
