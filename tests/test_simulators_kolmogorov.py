@@ -111,3 +111,39 @@ def test_flows_are_solenoidal_and_do_not_depend_on_the_batch():
 def test_what_cannot_be_simulated_is_refused(fields, message):
     with pytest.raises(BadInput, match=message):
         make("kolmogorov", fields)
+
+
+def test_parameters_that_vary_are_channels_and_solve_the_flow():
+    r"""A flow that drew its Re and amplitude is the flow of a solver told these numbers."""
+    small = {"size": 16, "wavenumber": 2, "spin_up": 5}
+    vary = {"reynolds": [20, 80], "amplitude": [0.5, 2]}
+    d = make("kolmogorov", {**small, "vary": vary})
+    assert list(d.state.channels) == ["u", "v", "reynolds", "amplitude"]
+    key = Key(0, range(6))
+    x = torch.stack(list(trajectories(d, key, 3)))
+    theta = x[0, :, 2:, 0, 0]
+    assert (x[:, :, 2:] == theta[..., None, None]).all()  # in all frames, at all points
+    for k, (low, high) in enumerate(vary.values()):
+        assert (theta[:, k] > low).all() and (theta[:, k] < high).all()
+        assert theta[:, k].unique().numel() == 6
+    told = Kolmogorov(**small, reynolds=theta[:, 0], amplitude=theta[:, 1])
+    exact = torch.stack(list(trajectories(told, key, 3)))
+    assert (x[:, :, :2] - exact).abs().max() < 1e-12
+    one = torch.stack(list(trajectories(d, key[4], 3)))
+    assert torch.equal(one[:, 0, 2:], x[:, 4, 2:])  # whatever the batch
+    # A filter's update may leave the bounds, or not be constant: the flow is of the mean inside.
+    wild = x[:1, 0].clone()
+    wild[:, 2] = 500.0
+    wild[:, 2, ::2] = 700.0
+    told = Kolmogorov(**small, reynolds=80.0, amplitude=float(theta[0, 1]))
+    assert (d.advance(wild)[:, :2] - told.advance(wild[:, :2])).abs().max() < 1e-12
+    assert (d.advance(wild)[:, 2] == 600).all()
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [{"drag": [0.1, 0.2]}, {"reynolds": [80, 20]}, {"amplitude": [0, 1]}, {"reynolds": [5]}],
+)
+def test_what_cannot_vary_is_said(vary):
+    with pytest.raises(BadInput, match="var"):
+        make("kolmogorov", {"size": 16, "wavenumber": 2, "vary": vary})
