@@ -54,10 +54,12 @@ class Kolmogorov:
             `fastest` crosses at most half a cell in each.
         fastest: The largest speed expected.
         spin_up: Frames from a random flow to frame 0.
-        vary: Bounds of what each trajectory draws for itself, uniformly, e.g. `reynolds:
-            [40, 120]` or `amplitude: [0.5, 2]`. It is a last channel of the state, by its name,
-            the same at all points and in all frames: an analysis of states is then one of
-            parameters, too.
+        vary: Bounds of what each trajectory draws for itself, e.g. `reynolds: [5, 50]`, uniform in
+            its logarithm, or `amplitude: [0.5, 2]`, uniform. Each is a last channel of the state,
+            `log_reynolds` or `amplitude`, in all frames: an analysis of states is then one of
+            parameters, too. It stands at the first point and is 0 at all others, because a
+            number that is repeated at all points is told by their mean: a denoiser would settle
+            it at noise in which nothing of the flow is seen.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Kolmogorov:
         for name, value in (("reynolds", reynolds), ("density", density), ("dt", dt)):
             if not torch.as_tensor(value).gt(0).all():
                 raise BadInput(f"'{name}' is {value}", where, "It must be positive.")
+        names = ["log_reynolds" if name == "reynolds" else name for name in self.vary]
         self.size, self.wavenumber, self.drag = size, wavenumber, drag
         self.viscosity, self.amplitude = 1 / _each(reynolds), _each(amplitude)
         self.density = _each(density)
@@ -102,14 +105,14 @@ class Kolmogorov:
         axis = np.arange(size) * TWO_PI / size
         about = {"units": "1", "period": TWO_PI}
         self.state = State(
-            dict.fromkeys(("u", "v", *(["p"] if pressure else []), *self.vary), "1"),
+            dict.fromkeys(("u", "v", *(["p"] if pressure else []), *names), "1"),
             dt,
             coords={"y": axis, "x": axis},
             coord_attrs={
                 "y": {**about, "long_name": "across the forcing"},
                 "x": {**about, "long_name": "along the forcing"},
             },
-            homogeneous=("x",),
+            homogeneous=() if self.vary else ("x",),
         )
 
     @cached_property
@@ -176,12 +179,17 @@ class Kolmogorov:
 
     def _parameters(self, theta: Tensor) -> tuple[float | Tensor, float | Tensor]:
         r"""Viscosity and amplitude; those that vary are of theta (n, K), inside their bounds."""
-        own = {
-            name: theta[:, k, None, None].double().clamp(*bounds)
-            for k, (name, bounds) in enumerate(self.vary.items())
-        }
-        viscosity = 1 / own["reynolds"] if "reynolds" in own else self.viscosity
+        inside = theta.double().clamp(*self._bounds)[..., None, None]
+        own = dict(zip(self.vary, inside.unbind(1), strict=True))
+        viscosity = torch.exp(-own["reynolds"]) if "reynolds" in own else self.viscosity
         return viscosity, own.get("amplitude", self.amplitude)
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        r"""Bounds of what varies, as it stands in the state."""
+        own = [[math.log(b) if n == "reynolds" else b for b in v] for n, v in self.vary.items()]
+        low, high = torch.tensor(own, dtype=torch.float64).reshape(-1, 2).T
+        return low, high
 
     def vorticity(self, x: Tensor) -> Tensor:
         r"""The vorticity of states (..., C, N, N), with shape (..., N, N)."""
@@ -208,8 +216,9 @@ class Kolmogorov:
             p = -2 * self.density * keep * torch.fft.rfft2(ux * vy - uy * vx) / square
             p[:, 0, 0] = 0
             fields.append(self._grid(p))
-        constant = theta[:, :, None, None].expand(-1, -1, self.size, self.size)
-        return torch.cat([torch.stack(fields, 1), constant], 1)
+        at_first = theta.new_zeros(*theta.shape, self.size, self.size)
+        at_first[:, :, 0, 0] = theta
+        return torch.cat([torch.stack(fields, 1), at_first], 1)
 
     def initial(self, key: Key) -> Tensor:
         r"""A random flow of unit speed around the forcing's scale, then `spin_up` frames."""
@@ -221,7 +230,7 @@ class Kolmogorov:
         speed = torch.stack([self._grid(f) for f in self._velocity(w)], 1)
         w = w / speed.square().sum(1).mean((1, 2)).sqrt()[:, None, None]
         mean = torch.zeros(len(key), 2, dtype=torch.float64)
-        low, high = torch.tensor([*self.vary.values()], dtype=torch.float64).reshape(-1, 2).T
+        low, high = self._bounds
         theta = low + (high - low) * key.uniform("kolmogorov vary", (len(self.vary),))
         w, mean = self._advance(w, mean, self.spin_up * self.substeps, theta)
         return self._state(w, mean, theta)
@@ -232,7 +241,7 @@ class Kolmogorov:
     def advance(self, x: Tensor) -> Tensor:
         r"""The next frame. What is not solenoidal, or beyond the dealiased range, is left out."""
         mean = x[:, :2].double().mean((2, 3))
-        theta = x[:, x.shape[1] - len(self.vary) :].double().mean((2, 3))
+        theta = x[:, x.shape[1] - len(self.vary) :, 0, 0].double()
         return self._state(*self._advance(self._curl(x), mean, self.substeps, theta), theta)
 
 
