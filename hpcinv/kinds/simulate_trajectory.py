@@ -203,5 +203,8 @@ def _statistics(writer: Any, frames: int, state: Any) -> Any:
     mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (n + 1) / n))
     if state.mask is not None:
         var = np.where(state.mask, var, 1.0)
+    for c in map(list(state.channels).index, state.partial):
+        var = var.copy()
+        var[:, c][var[:, c] == 0] = 1.0
     name_still(mean, var, list(state.channels), writer.folder)
     return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count.astype(np.int64), phases)

@@ -113,6 +113,7 @@ class Kolmogorov:
                 "x": {**about, "long_name": "along the forcing"},
             },
             homogeneous=() if self.vary else ("x",),
+            partial=tuple(names),
         )
 
     @cached_property
