@@ -111,3 +111,37 @@ def test_flows_are_solenoidal_and_do_not_depend_on_the_batch():
 def test_what_cannot_be_simulated_is_refused(fields, message):
     with pytest.raises(BadInput, match=message):
         make("kolmogorov", fields)
+
+
+def test_parameters_that_vary_are_channels_and_solve_the_flow():
+    r"""A flow that drew its Re and amplitude is the flow of a solver told these numbers."""
+    small = {"size": 16, "wavenumber": 2, "spin_up": 5}
+    d = make("kolmogorov", {**small, "vary": {"reynolds": [20, 80], "amplitude": [0.5, 2]}})
+    assert list(d.state.channels) == ["u", "v", "log_reynolds", "amplitude"]
+    key = Key(0, range(6))
+    x = torch.stack(list(trajectories(d, key, 3)))
+    theta = x[0, :, 2:, 0, 0]
+    assert (x[:, :, 2:, 0, 0] == theta).all()  # in all frames, at the first point
+    assert (x[:, :, 2:].flatten(3)[..., 1:] == 0).all()
+    reynolds, amplitude = theta[:, 0].exp(), theta[:, 1]
+    for drawn, low, high in ((reynolds, 20, 80), (amplitude, 0.5, 2)):
+        assert (drawn > low).all() and (drawn < high).all() and drawn.unique().numel() == 6
+    told = Kolmogorov(**small, reynolds=reynolds, amplitude=amplitude)
+    exact = torch.stack(list(trajectories(told, key, 3)))
+    assert (x[:, :, :2] - exact).abs().max() < 1e-12
+    one = torch.stack(list(trajectories(d, key[4], 3)))
+    assert torch.equal(one[:, 0, 2:], x[:, 4, 2:])  # whatever the batch
+    wild = x[:1, 0].clone()
+    wild[:, 2, 0, 0] = 7.0  # a filter's update may leave the bounds: the flow does not
+    told = Kolmogorov(**small, reynolds=80.0, amplitude=float(amplitude[0]))
+    assert (d.advance(wild)[:, :2] - told.advance(wild[:, :2])).abs().max() < 1e-12
+    assert d.advance(wild)[0, 2, 0, 0] == 7
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [{"drag": [0.1, 0.2]}, {"reynolds": [80, 20]}, {"amplitude": [0, 1]}, {"reynolds": [5]}],
+)
+def test_what_cannot_vary_is_said(vary):
+    with pytest.raises(BadInput, match="var"):
+        make("kolmogorov", {"size": 16, "wavenumber": 2, "vary": vary})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpcinv.io.store import TrajectoryStore
 from hpcinv.simulators import make
 from hpcinv.simulators.base import Key
 from hpcinv.simulators.dynamics import trajectories
@@ -55,3 +56,40 @@ def test_the_smoke_preset_runs_whole(tmp_path):
         # What holds the simulator is better than what holds nothing.
         assert score[f"letkf-{what}"] < score["climatology"]
     assert (runs / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_map_runs_whole(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "kolmogorov-map",
+         "--preset", "smoke", "--runs", tmp_path],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = tmp_path / "kolmogorov-map"
+    cells = json.loads((runs / "map" / "map.json").read_text())["cells"]
+    assert [c["at"] for c in cells] == [[n, 0.2, w] for w in (4, 8) for n in (12, 200)]
+    scores = json.loads((runs / "evaluate" / "scores.json").read_text())["methods"]
+    for c in cells:
+        assert c["rmse"] == scores[c["name"]]["pooled"]["rmse"]["value"]
+    # Ten steps teach nothing, but the Gaussian of the modes and the observations do.
+    best = min(cells, key=lambda c: c["rmse"])
+    assert best["at"][0] == 200 and best["rmse"] < scores["climatology"]["pooled"]["rmse"]["value"]
+
+
+@pytest.mark.slow
+def test_states_and_parameters_run_whole(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "kolmogorov-joint",
+         "--preset", "smoke", "--runs", tmp_path],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = tmp_path / "kolmogorov-joint"
+    store = TrajectoryStore.open(runs / "simulate" / "store")
+    assert list(store.channels) == ["u", "v", "log_reynolds", "amplitude"]
+    z = store.standardised(0, 256)[:, 2:]
+    assert np.abs(z[..., 0, 0].std(0) - 1).max() < 0.05  # one deviation at its point
+    assert not z.reshape(256, 2, -1)[..., 1:].any()  # and zero, not a division by zero, elsewhere
+    card = json.loads((runs / "evaluate" / "scores.json").read_text())
+    assert {"log_reynolds", "amplitude"} <= set(card["methods"]["reanalysis"]["channels"])

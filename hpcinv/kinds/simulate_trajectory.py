@@ -236,5 +236,8 @@ def _statistics(moments: Any, phases: Any, state: Any, folder: Path) -> Any:
     mean, var = (np.broadcast_to(a, mean.shape) for a in (pooled, var * (n + 1) / n))
     if state.mask is not None:
         var = np.where(state.mask, var, 1.0)
+    for c in map(list(state.channels).index, state.partial):
+        var = var.copy()
+        var[:, c][var[:, c] == 0] = 1.0
     name_still(mean, var, list(state.channels), folder)
     return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases)

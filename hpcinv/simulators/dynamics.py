@@ -52,6 +52,8 @@ class State:
         standard_names: CF names of channels, by channel.
         sigma: Of channels on sigma levels (p over surface pressure), the level's: each is the
             middle of a layer, over flat ground.
+        partial: Channels that stand at some points only and are 0 at the others, whose deviation
+            counts as 1.
     """
 
     channels: Mapping[str, str]
@@ -66,6 +68,7 @@ class State:
     static: Mapping[str, np.ndarray] = field(default_factory=dict)
     standard_names: Mapping[str, str] = field(default_factory=dict)
     sigma: Mapping[str, float] = field(default_factory=dict)
+    partial: tuple[str, ...] = ()
 
     @property
     def grid(self) -> tuple[int, ...]:
