@@ -255,16 +255,31 @@ def cancel(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind of job, e.g. assimilate.")],
+    kind: Annotated[
+        Optional[str],  # noqa: UP045 (typer reads it so)
+        typer.Argument(metavar="[KIND]", help="E.g. assimilate; none: list them."),
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="For people, a line a field.")] = False,
 ) -> None:
-    """Print the JSON Schema of a kind of job."""
+    """Print the JSON Schema of a kind of job, or its fields as a table."""
+    from rich.console import Console
+
     from .errors import nearest
     from .kinds import KINDS
     from .kinds import kind as kind_of
+    from .launch.fields import field_table, kind_table
 
+    if kind is None:
+        words = {name: (kind_of(name).__doc__ or "").split("\n\n")[0] for name in KINDS}
+        Console().print(kind_table({k: " ".join(w.split()) for k, w in words.items()}))
+        return
     if kind not in KINDS:
         raise BadInput(f"unknown kind '{kind}'", None, nearest(kind, KINDS))
-    print(json.dumps(kind_of(kind).model_json_schema(), indent=1))
+    schema = kind_of(kind).model_json_schema()
+    if table:
+        Console().print(field_table(schema))
+    else:
+        print(json.dumps(schema, indent=1))
 
 
 @app.command()

@@ -43,7 +43,7 @@ def test_verbs_and_options_are_frozen():
         "why": "--json --runs which",
         "retry": "--json --mem --runs --time which",
         "cancel": "--json --runs which",
-        "schema": "kind",
+        "schema": "--table kind",
         "selftest": "--runs names",
     }
     assert {k: " ".join(o for o in v if o != "--help") for k, v in found.items()} == frozen
@@ -195,6 +195,14 @@ def test_schema_lists_the_fields():
     assert fields["properties"]["members"]["default"] == 16
     assert fields["additionalProperties"] is False
     assert hpcinv("schema", "assimilat").returncode == 2
+    kinds = hpcinv("schema").stdout
+    assert "assimilate  An ensemble of trajectories" in kinds and "simulate" in kinds
+    table = hpcinv("schema", "assimilate", "--table").stdout.splitlines()
+    row = next(line for line in table if line.startswith("window "))
+    assert "integer, default 24: frames of a window" in row
+    assert any(line.startswith("guidance.iterations ") for line in table)
+    table = hpcinv("schema", "observe", "--table").stdout
+    assert "observing (stations).places" in table and "observing (orbit)." in table
 
 
 def test_a_slurm_without_configuration_is_told_at_once(tmp_path):
