@@ -150,11 +150,15 @@ class Problem:
         self.prior = np.stack([store.read(b, b + FRAMES) for b in begin]).astype(np.float64)
         self.store, self.members = store, members
 
-    def model(self, denoiser, draw: int, settings: dict, steps: int = 24) -> np.ndarray:
+    def model(
+        self, denoiser, draw: int, settings: dict, steps: int = 24, method: str = "heun"
+    ) -> np.ndarray:
         stats, frames = self.store.statistics, range(self.start, self.start + FRAMES)
         s = dict(settings)
-        sampler = {"method": "adams-bashforth", "order": 3, "steps": steps,
-                   "sigma_max": 8.0, "corrections": s.pop("corrections")}  # fmt: skip
+        sampler = {"method": method, "steps": steps, "sigma_max": 8.0,
+                   "corrections": s.pop("corrections")}  # fmt: skip
+        if method == "adams-bashforth":
+            sampler["order"] = 3
         x = sample(
             denoiser, shape=(3,), length=FRAMES, members=range(self.members), seed=draw,
             likelihood=PointLikelihood(self.table, stats, frames), sampler=sampler,
@@ -178,6 +182,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="32: draws to choose settings by")
     parser.add_argument("--others", type=int, default=4, help="draws of the other settings")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--method", choices=["heun", "adams-bashforth"], default="heun")
     parser.add_argument("--members", type=int, default=64)
     parser.add_argument("--particles", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
@@ -199,7 +204,7 @@ def main() -> None:
                 continue
             p = Problem(store, case, draw, args.members, args.particles)
             for s in todo:
-                x = p.model(denoiser, draw, s)
+                x = p.model(denoiser, draw, s, method=args.method)
                 found[f"{case} {draw} {name(s)}"] = [p.relative(x), spread_ratio(x, p.smoothed)]
                 if args.out:
                     args.out.write_text(json.dumps(found, indent=1))
