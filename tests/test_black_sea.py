@@ -2,7 +2,6 @@
 
 import math
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,16 +163,18 @@ def test_what_does_not_fit_the_year_is_refused():
 
 
 def test_statistics_are_of_the_place_in_the_cycle():
+    from hpcinv.io.phase_moments import PhaseMoments
     from hpcinv.kinds.simulate_trajectory import _statistics
     from hpcinv.simulators.dynamics import State
 
     x = np.random.default_rng(0).standard_normal((24, 1, 3)) + np.arange(24).reshape(-1, 1, 1) % 4
-    # Blocks that cut cycles, and four frames after the training ones.
-    blocks = lambda: ((a, x[a : a + 7]) for a in range(0, 24, 7))  # noqa: E731
-    writer = SimpleNamespace(length=24, blocks=blocks, folder=".")
+    phases = np.arange(24) % 4
+    moments = PhaseMoments(4, (1, 3))
+    for a in range(0, 20, 7):  # blocks that cut cycles; four frames are not of the training
+        moments.add(x[a : min(a + 7, 20)], phases[a : min(a + 7, 20)])
     land = np.array([True, True, False])
     state = State({"a": "1"}, 1.0, coords={"x": np.arange(3.0)}, cycle=4, mask=land)
-    found = _statistics(writer, 20, state)
+    found = _statistics(moments, phases, state, ".")
     own = x[:20].reshape(5, 4, 1, 3)
     np.testing.assert_allclose(found.mean, own.mean(0), rtol=1e-5)
     exact = np.where(land, own.std(0, ddof=1) * np.sqrt(6 / 5), 1.0)
