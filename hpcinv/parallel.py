@@ -142,15 +142,6 @@ def _unloads_badly() -> bool:
     return "gribapi" in sys.modules
 
 
-# How Open MPI collects writes, unless the site says otherwise; other MPIs do not read it. Buffers
-# of its own 32 MiB come from fresh memory in each call, which takes longer than to fill them, and
-# for long runs its choice would be `individual`, which is slower still (`write_analysis.py`).
-COLLECTIVE_WRITES = {
-    "OMPI_MCA_fcoll_vulcan_priority": "60",
-    "OMPI_MCA_io_ompio_bytes_per_agg": str(1 << 20),
-}
-
-
 class MPIWorld(World):
     r"""The ranks of an MPI communicator.
 
@@ -166,8 +157,6 @@ class MPIWorld(World):
         from mpi4py import MPI
 
         if not MPI.Is_initialized():
-            for name, value in COLLECTIVE_WRITES.items():
-                os.environ.setdefault(name, value)
             MPI.Init_thread()
             atexit.register(MPI.Finalize)
         self.comm = MPI.COMM_WORLD if comm is None else comm

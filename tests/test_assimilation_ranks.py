@@ -34,6 +34,7 @@ GUIDANCES = {
     "window": {},
     "window-gmres": {"scope": "window", "solver": "gmres"},
     "dps": {"method": "dps"},
+    "dps-far": {"method": "dps", "strength": 1e3, "limit": 2.0},  # steps are replaced
     "sda": {"scope": "trajectory", "method": "sda", "gamma": 0.1},
     "sda-window": {"method": "sda", "gamma": 0.1, "scope": "window"},
 }
@@ -125,7 +126,7 @@ def every_case():
     turn = itertools.cycle(SAMPLERS)
     for c, g in itertools.product(COMPOSITIONS, GUIDANCES):
         s = next(turn)
-        if g == "dps" and s == "corrections":
+        if g.startswith("dps") and s == "corrections":
             s = "ddpm"
         yield c, g, s
     for s in SAMPLERS:

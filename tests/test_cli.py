@@ -201,6 +201,8 @@ def test_schema_lists_the_fields():
     row = next(line for line in table if line.startswith("window "))
     assert "integer, default 24: frames of a window" in row
     assert any(line.startswith("guidance.iterations ") for line in table)
+    row = next(line for line in table if line.startswith("resources.time "))
+    assert "string, default 1h" in row  # a bare number is refused
     table = hpcinv("schema", "observe", "--table").stdout
     assert "observing (stations).places" in table and "observing (orbit)." in table
 

@@ -133,6 +133,7 @@ def test_windows_across_parts_channels_and_runs_of_chunks_are_the_frames(tmp_pat
     for a, b in [(0, 20), (7, 12), (8, 9), (9, 10), (5, 5)]:
         got = store.read(a, b)
         assert np.array_equal(got, x[a:b]) and got.dtype == np.float32
+        assert got.ctypes.data % 64 == 0 or a == b
         assert np.array_equal(store.read(a, b, [0, 2]), x[a:b, [0, 2]]) or a == b
         assert np.array_equal(store.read(a, b, slice(1, 3)), x[a:b, 1:3])
     store.verify()

@@ -53,6 +53,11 @@ def store(folder, k=0):
     return TrajectoryStore.open(folder / f"runs{k}" / "chaos" / "simulate" / "store")
 
 
+def failed(run):
+    m = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(m | {"state": "failed"}))
+
+
 def test_the_store_holds_the_trajectories_and_their_statistics(made):
     s = store(made)
     d = make("lorenz96", OPTIONS)
@@ -95,15 +100,27 @@ def test_the_join_takes_what_the_parts_tell_and_a_later_check_reads_them(made, t
     run = folder / "runs1" / "chaos" / "simulate"
     with h5py.File(sorted(run.rglob("rows-*.h5"))[2], "r+") as f:
         f["x"][3] += 1
-    (run / "manifest.json").write_text(
-        json.dumps(json.loads((run / "manifest.json").read_text()) | {"state": "failed"})
-    )
+    failed(run)
+    shutil.rmtree(run / "store")  # the join has to make it
     more = ("resources.array={over: shards, tasks: 3}", "--runs", folder / "runs1")
     done = hpcinv("run", folder / "1_simulate.yaml", *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert store(folder, 1).digest == store(made).digest
     with pytest.raises(BadInput, match="differs from its digest"):
         store(folder, 1).verify()
+
+
+def test_a_part_that_tells_wrongly_of_itself_is_made_anew(made, tmp_path):
+    folder = tmp_path / "chaos"
+    shutil.copytree(made, folder)
+    run = folder / "runs0" / "chaos" / "simulate"
+    with h5py.File(sorted((run / "parts").glob("*.h5"))[0], "r+") as f:
+        f["about/mean"][0] += 1
+    failed(run)
+    shutil.rmtree(run / "store")
+    done = hpcinv("run", folder / "1_simulate.yaml", "--runs", folder / "runs0")
+    assert done.returncode == 0 and store(folder).digest == store(made).digest
+    assert np.array_equal(store(folder).statistics.mean, store(made).statistics.mean)
 
 
 def test_an_analysis_stays_within_a_trajectory(made):

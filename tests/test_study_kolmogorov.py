@@ -22,6 +22,17 @@ import kolmogorov
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def smoke(study, runs):
+    """The folder of a study whose smoke preset has run whole."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / study, "--preset", "smoke",
+         "--runs", runs],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return runs / study
+
+
 def test_the_spectrum_holds_all_energy_and_finds_a_wave():
     x = np.arange(16) * 2 * np.pi / 16
     wave = np.zeros((1, 2, 16, 16))
@@ -43,13 +54,7 @@ def test_the_simulator_has_no_defect_and_noise_has():
 
 @pytest.mark.slow
 def test_the_smoke_preset_runs_whole(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "kolmogorov", "--preset", "smoke",
-         "--runs", tmp_path],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    runs = tmp_path / "kolmogorov"
+    runs = smoke("kolmogorov", tmp_path)
     for what in ("points", "coarse", "saturating", "super"):
         card = json.loads((runs / f"evaluate-{what}" / "scores.json").read_text())
         score = {n: e["pooled"]["crps"]["value"] for n, e in card["methods"].items()}
@@ -60,13 +65,7 @@ def test_the_smoke_preset_runs_whole(tmp_path):
 
 @pytest.mark.slow
 def test_the_map_runs_whole(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "kolmogorov-map",
-         "--preset", "smoke", "--runs", tmp_path],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    runs = tmp_path / "kolmogorov-map"
+    runs = smoke("kolmogorov-map", tmp_path)
     cells = json.loads((runs / "map" / "map.json").read_text())["cells"]
     assert [c["at"] for c in cells] == [[n, 0.2, w] for w in (4, 8) for n in (12, 200)]
     scores = json.loads((runs / "evaluate" / "scores.json").read_text())["methods"]
@@ -79,13 +78,7 @@ def test_the_map_runs_whole(tmp_path):
 
 @pytest.mark.slow
 def test_states_and_parameters_run_whole(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hpcinv", "run", ROOT / "jobs" / "kolmogorov-joint",
-         "--preset", "smoke", "--runs", tmp_path],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    runs = tmp_path / "kolmogorov-joint"
+    runs = smoke("kolmogorov-joint", tmp_path)
     store = TrajectoryStore.open(runs / "simulate" / "store")
     assert list(store.channels) == ["u", "v", "log_reynolds", "amplitude"]
     z = store.standardised(0, 256)[:, 2:]

@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,20 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def start_writing(path: Path) -> None:
-    r"""Asks the system to begin writing what a file has in memory, and does not wait for it.
+def start_writing(fd: int) -> None:
+    r"""Asks the system to begin writing what an open file has in memory, without waiting for it.
 
     Left alone, Linux begins at a tenth of all memory or at fsync; asked, the disk works while the
     next block is computed. Where there is no `sync_file_range` nothing happens.
     """
-    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if begin is None:
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
+    if (begin := _sync_file_range()) is not None:
         whole = ctypes.c_int64(0)  # from 0, to the end; 2 is SYNC_FILE_RANGE_WRITE
         begin(ctypes.c_int(fd), whole, whole, ctypes.c_uint(2))
-    finally:
-        os.close(fd)
+
+
+@cache
+def _sync_file_range() -> Any:
+    return getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

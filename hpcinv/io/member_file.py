@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PartFile", "SharedFile"]
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ class SharedFile:
         if comm is not None:
             with waiting(f"the opening of {path.name}"):
                 self.file = h5py.File(path, "r+", driver="mpio", comm=comm)
+            self._fd = os.open(path, os.O_RDONLY)  # MPI-IO shows none of its own
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -101,7 +103,7 @@ class SharedFile:
             for at, piece in _cut(start, block):
                 for c in range(piece.shape[1]):
                     self._transfer(f, c, at, self._dense(piece[:, c]), collective)
-        start_writing(self.path)
+            self._start_writing(f)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         r"""Writes every rank's blocks: together, one of each rank at a time, unless all are large.
@@ -130,7 +132,10 @@ class SharedFile:
                         self._transfer(f, c, at, self._dense(piece[:, c]), True)
                     else:
                         self._transfer(f, c, 0, None, True)
-        start_writing(self.path)
+            self._start_writing(f)
+
+    def _start_writing(self, f: Any) -> None:
+        start_writing(f.id.get_vfd_handle() if self.file is None else self._fd)
 
     def close(self) -> list[Any]:
         r"""Everything is on disk afterwards."""
@@ -138,6 +143,7 @@ class SharedFile:
             with waiting(f"closing {self.path.name}"):
                 self.file.flush()
                 self.file.close()
+            os.close(self._fd)
         if self.comm is None or self.comm.rank == 0:
             sync(self.path)
         return []
@@ -167,8 +173,8 @@ class PartFile:
             for c, name in enumerate(self.layout.channels):
                 f[name].resize(rows + len(block), axis=0)
                 f[name][rows:] = block[:, c]
+            start_writing(f.id.get_vfd_handle())
         self.extents.append((start, len(block)))
-        start_writing(self.path)
 
     def write_rounds(self, blocks: Sequence[tuple[int, np.ndarray]]) -> None:
         for start, block in blocks:

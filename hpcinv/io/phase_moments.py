@@ -10,7 +10,6 @@ from __future__ import annotations
 __all__ = ["PhaseMoments"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -39,9 +38,9 @@ class PhaseMoments:
             mean = new.mean(0)
             self._merge(p, len(new), mean, ((new - mean) ** 2).sum(0))
 
-    def merge(self, arrays: Mapping[str, Any]) -> None:
-        r"""Takes in what another set's `arrays` gave, read where it is an HDF5 group."""
-        for p, n in enumerate(arrays["count"][()]):
+    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        r"""Takes in what another set's `arrays` gave."""
+        for p, n in enumerate(arrays["count"]):
             if n:
                 self._merge(p, int(n), arrays["mean"][p], arrays["spread"][p])
 

@@ -97,6 +97,9 @@ class PartWriter:
             self._file.create_dataset(f"{ABOUT}/{name}", data=value)
         digest = _digest(self._file)
         self._file.attrs["digest"] = digest
+        self._file.attrs["about"] = roll(
+            digest_array(np.asarray(value)) for _, value in sorted((about or {}).items())
+        )
         self._file.attrs["attributes"] = json.dumps(self.attributes)
         self._file.close()
         sync(self._scratch)
@@ -145,10 +148,7 @@ def verify(path: Path) -> tuple[str, dict[str, Any]]:
             told, found = f.attrs["digest"], _digest(f)
             attributes = json.loads(f.attrs["attributes"])
     except (OSError, KeyError, RuntimeError, ValueError) as e:
-        raise BadInput(
-            f"the part cannot be read, it is truncated or damaged ({e})", path,
-            "Run its job again: the part is made anew.",
-        ) from e  # fmt: skip
+        raise _damaged(path, e) from e
     if told != found:
         raise BadInput("the part differs from its digest", path, "Remove it; run its job again.")
     return told, attributes
@@ -158,21 +158,29 @@ def told(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     r"""What a part says of itself; its rows are not read.
 
     Returns:
-        The digest, and the arrays about its rows.
+        The digest of the part, and the arrays about its rows, compared with one of their own.
 
     Raises:
-        BadInput: If it is missing or truncated.
+        BadInput: If it is missing or truncated, or what it says has been altered.
     """
     import h5py
 
     try:
-        with h5py.File(path, "r") as f:  # a file that is too short does not open
-            return f.attrs["digest"], {k: a[()] for k, a in f.get(ABOUT, {}).items()}
+        with h5py.File(path, "r") as f:  # one that is too short does not open
+            about = {k: a[()] for k, a in f.get(ABOUT, {}).items()}
+            digest, whole = f.attrs["digest"], f.attrs["about"]
     except (OSError, KeyError, RuntimeError) as e:
-        raise BadInput(
-            f"the part cannot be read, it is truncated or damaged ({e})", path,
-            "Run its job again: the part is made anew.",
-        ) from e  # fmt: skip
+        raise _damaged(path, e) from e
+    if roll(digest_array(about[k]) for k in sorted(about)) != whole:
+        raise _damaged(path, "what it says of its rows differs from its digest")
+    return digest, about
+
+
+def _damaged(path: Path, why: object) -> BadInput:
+    return BadInput(
+        f"the part cannot be read, it is truncated or damaged ({why})", path,
+        "Run its job again: the part is made anew.",
+    )  # fmt: skip
 
 
 def whole_parts(folder: Path) -> dict[tuple[int, int], Path]:

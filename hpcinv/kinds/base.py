@@ -24,7 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 if TYPE_CHECKING:
     from ..parallel import World
@@ -70,10 +77,15 @@ def _write_size(b: int) -> str:
     return f"{b / 1000:g}KB"
 
 
+# In a file both are text with a unit, and so says the schema.
 Duration = Annotated[
-    int, BeforeValidator(_duration), Field(gt=0), PlainSerializer(_write_duration, str)
-]
-Size = Annotated[int, BeforeValidator(_size), Field(gt=0), PlainSerializer(_write_size, str)]
+    int, BeforeValidator(_duration), Field(gt=0), PlainSerializer(_write_duration, str),
+    WithJsonSchema({"type": "string", "examples": ["30m", "2h"]}),
+]  # fmt: skip
+Size = Annotated[
+    int, BeforeValidator(_size), Field(gt=0), PlainSerializer(_write_size, str),
+    WithJsonSchema({"type": "string", "examples": ["500MB", "60GB"]}),
+]  # fmt: skip
 
 
 class Fields(BaseModel):

@@ -71,6 +71,7 @@ def run(job: Simulate, ctx: Context) -> dict[str, str]:
 
     from ..io.atomic import roll
     from ..io.rows import part_name
+    from .simulate import kept
 
     torch.set_num_threads(ctx.threads)
     dynamics = dynamics_of(job)
@@ -82,7 +83,8 @@ def run(job: Simulate, ctx: Context) -> dict[str, str]:
         shard, torn = lo + k, False
         if shard < hi:
             path = ctx.folder / "parts" / part_name(*_frames(job, shard))
-            digest = _kept(path) or _make(job, dynamics, shard, path.parent, ctx, k, hi - lo)
+            digest = kept(path) if _told(path) else None
+            digest = digest or _make(job, dynamics, shard, path.parent, ctx, k, hi - lo)
             torn = digest is None
             mine.append([shard, digest])
         if ctx.stop.requested(ctx.world) or torn:
@@ -108,17 +110,22 @@ def join(job: Simulate, ctx: Context, parts: list[Path]) -> dict[str, str]:
         for shard in block(job.axis("shards"), len(parts), k):
             span = _frames(job, shard)
             path = folder / "parts" / part_name(*span)
-            # What was truncated after its task had ended is made anew: the same numbers.
-            if not _readable(path) and not _make(job, dynamics, shard, path.parent, ctx, 0, 1):
-                raise Stopped("stopped while a damaged shard was made anew")
             places[span] = path
-            digest, about = told(path)
+            found = _told(path)
+            if found is None:  # truncated after its task had ended: the same numbers again
+                if _make(job, dynamics, shard, path.parent, ctx, 0, 1) is None:
+                    raise Stopped("stopped while a damaged shard was made anew")
+                found = told(path)
+            digest, about = found
             of_parts.append(digest)
             digests += [d.decode() for d in about["digests"]]
             if job.trajectory.trained(*span):
                 moments.merge(about)
         if roll(of_parts) != RunFolder(folder).manifest()["outputs"]["store"]:
-            raise BadInput("its trajectories are not those its manifest tells of", folder)
+            raise BadInput(
+                "its trajectories are not those its manifest tells of", folder,
+                "Run the job again with --fresh.",
+            )  # fmt: skip
     writer = StoreWriter(
         ctx.folder / "store",
         channels=list(state.channels),
@@ -154,29 +161,18 @@ def _frames(job: Simulate, shard: int) -> tuple[int, int]:
     return a * job.trajectory.frames, b * job.trajectory.frames
 
 
-def _kept(path: Path) -> str | None:
-    r"""The digest of a shard that is whole and tells what the join needs; else it is removed."""
+def _told(path: Path) -> tuple[str, dict[str, Any]] | None:
+    r"""What a shard says of itself; one that is damaged, or of an earlier version, is removed."""
     from ..io.rows import told
-    from .simulate import kept
 
-    digest = kept(path)
-    if digest is not None and "digests" not in told(path)[1]:  # of an earlier version
-        path.unlink()
+    if not path.exists():
         return None
-    return digest
-
-
-def _readable(path: Path) -> bool:
-    r"""Whether a shard has all its bytes; one that has not is removed."""
-    from ..io.rows import told
-
     try:
-        told(path)
+        return told(path)
     except BadInput as e:
         print(f"hpcinv: {e.what}; it is made anew ({path.name})", flush=True)
-        path.unlink(missing_ok=True)
-        return False
-    return True
+        path.unlink()
+        return None
 
 
 def _make(job, dynamics, shard: int, folder: Path, ctx: Context, done: int, total: int):

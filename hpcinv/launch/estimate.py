@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..io.atomic import digest_bytes, write_bytes
+from ..kinds.base import Job
 from ..kinds.encode import Encode
 from ..kinds.import_ import Import
 from ..kinds.prepare import input_folders
@@ -221,13 +222,17 @@ def _room(profile: Profile) -> int | None:
     return int(ROOM * DEVICES[profile.gpu].memory) if profile.gpu else None
 
 
+def room_of(job: Job, profile: Profile) -> tuple[int, str]:
+    r"""Bytes that a rank may hold, and of what: a GPU if it asks for one and the cluster's is
+    known, or its memory."""
+    if profile.gpu and job.resources.gpus_per_task:
+        return _room(profile), f"a {profile.gpu}"
+    return int(job.resources.mem_per_task), "the memory asked for"
+
+
 def _advice(e: Estimate, profile: Profile) -> str:
-    room = _room(profile)
     t = e.job.training
-    if room is None:
-        room, what = int(e.job.resources.mem_per_task), "the memory asked for"
-    else:
-        what = f"a {profile.gpu}"
+    room, what = room_of(e.job, profile)
     fit = e.fitting(room)
     if e.held(t.zero) <= room:
         if fit is None or fit[0] >= t.zero:

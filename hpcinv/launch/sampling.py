@@ -23,7 +23,7 @@ from ..kinds.assimilate import Assimilate
 from ..kinds.study import Study
 from ..runs.progress import clock
 from ..training.devices import DEVICES
-from .estimate import FRAMEWORK, ROOM, USED, Estimate, shape_of
+from .estimate import FRAMEWORK, USED, Estimate, room_of, shape_of
 from .profile import Profile
 
 
@@ -144,6 +144,7 @@ def sampling_table(found: list[Sampling], profile: Profile) -> Any:
     for i, title in enumerate(titles):
         table.add_column(title, justify="right" if i else "left")
     table.add_column("", no_wrap=True)
+    fits = True
     for s in found:
         row = [s.name, f"{s.numbers / s.job.members:.3g}", f"{s.numbers:.3g}"]
         row += [f"{4 * s.numbers / 1e9:.3g} GB", str(s.ranks), f"{s.held / 1e9:.3g} GB"]
@@ -151,22 +152,14 @@ def sampling_table(found: list[Sampling], profile: Profile) -> Any:
         if profile.gpu:
             hours = s.gpu_hours(profile.gpu)
             row += [f"{hours:.3g}", clock(3600 * hours / s.ranks)]
-        unfit = _unfit(s, profile)
-        table.add_row(*row, f"more than {unfit}" if unfit else "fits")
+        room, what = room_of(s.job, profile)
+        fits &= s.held <= room
+        table.add_row(*row, "fits" if s.held <= room else f"more than {what}")
     table.caption = "at most; an overlap is sent between two neighbours"
     if profile.gpu:
         table.caption += f"; hours at {USED:.0%} of the peak in fp32"
-    if any(_unfit(s, profile) for s in found):
+    if not fits:
         table.caption += "\nTo fit: more ranks a member, fewer members a task, a smaller 'batch', "
         table.caption += "a shorter window."
     table.caption_justify = "left"
     return table
-
-
-def _unfit(s: Sampling, profile: Profile) -> str:
-    r"""What a rank holds too much for, the GPU that it asks for or its memory, if it does."""
-    if profile.gpu and s.job.resources.gpus_per_task:
-        room, what = int(ROOM * DEVICES[profile.gpu].memory), f"a {profile.gpu}"
-    else:
-        room, what = int(s.job.resources.mem_per_task), "the memory asked for"
-    return "" if s.held <= room else what

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import kstest
 
 from hpcinv import assimilation
 from hpcinv.diffusion import noise
@@ -67,12 +68,6 @@ class ManyFlows:
 
     def covariance(self, v, frames):
         return v * self.variance(frames)
-
-
-def ranks_off(u: np.ndarray) -> float:
-    r"""Kolmogorov's distance of numbers in (0, 1) from the uniform law."""
-    u, n = np.sort(u), len(u)
-    return float(max((np.arange(1, n + 1) / n - u).max(), (u - np.arange(n) / n).max()))
 
 
 def main() -> None:
@@ -130,7 +125,7 @@ def main() -> None:
         if c >= 2:
             below = (e < t[:, None]).sum(1).ravel()
             u = (below + np.random.default_rng(0).uniform(size=len(below))) / (args.members + 1)
-            line += f" {1 / math.sqrt(12) / wide:12.2f} {ranks_off(u):10.3f}"
+            line += f" {1 / math.sqrt(12) / wide:12.2f} {kstest(u, 'uniform').statistic:10.3f}"
         print(line, flush=True)
     print(f"events: {len(r.diagnostics['events'])}")
 
