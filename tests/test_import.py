@@ -151,6 +151,42 @@ def test_statistics_of_a_channel_are_those_of_the_sphere(tmp_path):
     assert again.shape == s.shape and again.restore(np.ones((2, 1, 1, 1)), [0, 1]).shape[0] == 2
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("per", ["point", "channel"])
+def test_statistics_are_those_of_all_ranks(tmp_path, per):
+    import subprocess
+    import sys
+
+    from hpcinv.io.statistics import Statistics
+
+    dataset().to_netcdf(tmp_path / "x.nc")
+    job = tmp_path / "air" / "1_import.yaml"
+    job.parent.mkdir()
+    job.write_text(
+        "kind: import\nsource: {path: ../x.nc}\nvariables: {2m_temperature: {}}\n"
+        f"statistics: {{frames: [3, 24], phase: none, per: {per}}}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "hpcinv",
+        "run",
+        job,
+        "--ranks",
+        "3",
+        "--runs",
+        tmp_path / "r",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = Statistics.load(tmp_path / "r" / "air" / "import" / "store" / "statistics.h5")
+    file = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])
+    alone = measured(file, fields(frames=[3, 24], per=per))
+    assert (found.count == 21).all()
+    np.testing.assert_allclose(found.mean, alone.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, alone.std, rtol=1e-6)
+
+
 def test_smoothing_keeps_the_mean_variance_of_a_periodic_row(tmp_path):
     dataset().to_netcdf(tmp_path / "x.nc")
     f = GriddedFile(tmp_path / "x.nc", ["2m_temperature"])

@@ -10,8 +10,12 @@ from __future__ import annotations
 __all__ = ["PhaseMoments"]
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ..parallel import World
 
 
 class PhaseMoments:
@@ -20,10 +24,16 @@ class PhaseMoments:
     Arguments:
         phases: The number P of phases.
         shape: The shape :math:`(C, *grid)` of a state.
+        weights: Of the points, with the grid's shape and sum 1: one mean and one deviation for
+            all points of a channel, whose arrays then have the shape (P, C, 1...).
     """
 
-    def __init__(self, phases: int, shape: Sequence[int]) -> None:
-        self.count = np.zeros(phases, np.int64)
+    def __init__(
+        self, phases: int, shape: Sequence[int], weights: np.ndarray | None = None
+    ) -> None:
+        self.count, self._weights = np.zeros(phases, np.int64), weights
+        if weights is not None:
+            shape = shape[0], *[1] * weights.ndim
         self.mean, self.spread = np.zeros((2, phases, *shape))
 
     def add(self, x: np.ndarray, phases: np.ndarray) -> None:
@@ -35,14 +45,31 @@ class PhaseMoments:
         """
         for p in np.unique(phases):
             new = x[phases == p].astype(np.float64)
-            mean = new.mean(0)
-            self._merge(p, len(new), mean, ((new - mean) ** 2).sum(0))
+            mean = self._pooled(new.mean(0))
+            new -= mean
+            self._merge(p, len(new), mean, self._pooled(np.square(new, out=new).sum(0)))
+
+    def _pooled(self, x: np.ndarray) -> np.ndarray:
+        r"""The weighted mean over points of a state, or the state as it is."""
+        if self._weights is None:
+            return x
+        return (self._weights * x).sum(tuple(range(1, x.ndim)), keepdims=True)
 
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         r"""Takes in what another set's `arrays` gave."""
         for p, n in enumerate(arrays["count"]):
             if n:
                 self._merge(p, int(n), arrays["mean"][p], arrays["spread"][p])
+
+    def shared(self, world: World) -> tuple[np.ndarray, np.ndarray]:
+        r"""Mean and squared deviations of the frames of all ranks, each of which keeps its own.
+
+        A phase that no rank has seen has a mean of 0.
+        """
+        mine = self.count.reshape(-1, *[1] * (self.mean.ndim - 1))
+        n = world.all_reduce(self.count.astype(np.float64)).reshape(mine.shape)
+        mean = world.all_reduce(mine * self.mean) / np.maximum(n, 1)
+        return mean, world.all_reduce(self.spread + mine * (self.mean - mean) ** 2)
 
     def _merge(self, p: int, n: int, mean: np.ndarray, spread: np.ndarray) -> None:
         had, both = self.count[p], self.count[p] + n

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import BadInput
 from ..io.areas import area_weights
 from ..io.fields import GriddedFile
+from ..io.phase_moments import PhaseMoments
 from ..io.statistics import Statistics
 from ..parallel import World
 
@@ -80,7 +81,7 @@ def climatology(
     step: int,
     mask: np.ndarray | None,
 ) -> Statistics:
-    r"""Mean and unbiased variance by phase, in two passes over this rank's training frames.
+    r"""Mean and unbiased variance by phase, in one pass over this rank's training frames.
 
     Arguments:
         read: Gives frames [start, stop) with shape :math:`(n, C, *grid)`, finite everywhere.
@@ -108,7 +109,6 @@ def climatology(
     P = 12 if fields.phase == "month" else 1
     grid = tuple(len(c) for c in file.coords.values())
     pooled = fields.per == "channel"
-    shape = (P, len(file.channels), *([1] * len(grid) if pooled else grid))
     w = area_weights(file.coords, file.coord_attrs, mask)
     w = w / w.sum()
     count = np.bincount(phases[a:b], minlength=P)
@@ -119,22 +119,14 @@ def climatology(
             "At least two are needed: widen 'statistics.frames' or set phase: none.",
         )
     lo, hi = max(a, own[0]), min(b, own[1])
-    n = count.reshape(-1, *[1] * (len(shape) - 1))
-
-    def total(power: int, mean: np.ndarray | None) -> np.ndarray:
-        s = np.zeros(shape)
-        for t in range(lo, hi, step):
-            x = read(t, min(t + step, hi)).astype(np.float64)
-            p = phases[t : t + len(x)]
-            x = x if mean is None else (x - mean[p]) ** power
-            if pooled:
-                x = (w * x).sum(tuple(range(2, x.ndim)), keepdims=True)
-            np.add.at(s, p, x)
-        return world.all_reduce(s)
-
-    mean = total(1, None) / n
-    var = total(2, mean) / (n - 1) * (n + 1) / n  # of a year that is not in the mean
-    valid = np.ones(shape[2:], bool) if mask is None or pooled else mask
+    moments = PhaseMoments(P, (len(file.channels), *grid), w if pooled else None)
+    for t in range(lo, hi, step):
+        x = read(t, min(t + step, hi))
+        moments.add(x, phases[t : t + len(x)])
+    mean, spread = moments.shared(world)
+    n = count.reshape(-1, *[1] * (mean.ndim - 1))
+    var = spread / (n - 1) * (n + 1) / n  # of a year that is not in the mean
+    valid = np.ones(mean.shape[2:], bool) if mask is None or pooled else mask
     var = np.where(valid, var if pooled else _smooth(var, file, fields), 1.0)
     name_still(mean, var, [c for c, *_ in file.channels], file.path)
     return Statistics(mean.astype("f4"), np.sqrt(var).astype("f4"), count, phases, grid)
