@@ -185,6 +185,18 @@ def test_divergence_is_named_and_falls_back(scope, solver):
     assert healthy.diagnostics["events"] == []
 
 
+def test_a_direct_solve_leaves_out_what_is_not_positive():
+    told = {"scope": "window", "solver": "direct", "limit": 3.0}
+    result = draw(denoiser=Negative(), guidance=told, sampler={"steps": 6})
+    assert torch.isfinite(result.x).all() and float(result.x.abs().max()) < 10
+    events = result.diagnostics["events"]
+    assert {e["member"] for e in events} == {0, 1} and all(e["sigma"] > 10 for e in events)
+    assert all(e["instead"] == "it was left out" for e in events)
+    assert draw(guidance=told, sampler={"steps": 6}).diagnostics["events"] == []
+    with pytest.raises(BadInput, match=r"solver: direct goes with scope: window"):
+        draw(guidance=told | {"scope": "trajectory"}, sampler={"steps": 6})
+
+
 def test_a_step_of_dps_that_goes_too_far_is_named_and_replaced():
     far = {"method": "dps", "strength": 1e4, "limit": 5.0}
     result = draw(guidance=far, sampler={"steps": 12})

@@ -1,9 +1,11 @@
 r"""The engine against exact answers: a linear-Gaussian chain, and azula's own MMPS."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from azula.denoise import GaussianDenoiser
 from azula.guidance.dps import DPSSampler
@@ -13,7 +15,9 @@ from azula.noise import RectifiedSchedule, VESchedule, VPSchedule
 from azula.sample import HeunSampler, xEABSampler
 
 from hpcinv import assimilation
+from hpcinv.assimilation.solve_direct import direct
 from hpcinv.diffusion import noise
+from hpcinv.errors import BadInput
 
 torch.set_num_threads(1)
 LENGTH, D, SIGMA = 25, 2, 0.2
@@ -115,6 +119,49 @@ def test_mmps_is_azulas(schedule, solver, iterations):
     assert float((result.x - x).abs().max()) < 1e-7
     # One product less per call than azula: the solve carries the correction with it.
     assert result.diagnostics["network_products"] == 16 * iterations
+
+
+def test_a_direct_solve_is_that_of_many_iterations():
+    schedule, sampler = VPSchedule(), {"method": "heun", "steps": 4}
+    made = {}
+    for solver, iterations in (("direct", 3), ("gmres", 12), ("cg", 1)):
+        made[solver] = draw(
+            schedule, guidance={"solver": solver, "iterations": iterations}, sampler=sampler
+        )
+    assert len(AT) < 12
+    assert float((made["direct"].x - made["gmres"].x).abs().max()) < 1e-6
+    assert float((made["direct"].x - made["cg"].x).abs().max()) > 1e-3  # one iteration is not
+    assert made["direct"].diagnostics["network_products"] == 9 * len(AT)
+
+
+def test_a_direct_solve_takes_the_positive_part():
+    rng = np.random.default_rng(0)
+    system = torch.tensor([1, 0, 1, 1, 3, 0])  # of sizes 2, 3, 0, 1, their entries mixed
+    S, R, b = np.zeros((2, 6, 6)), np.zeros((2, 6, 6)), rng.standard_normal((2, 6))
+    for k in (0, 1, 3):
+        i = np.flatnonzero(system == k)
+        at, n = np.ix_([0, 1], i, i), len(i)
+        S[at] = 3 * rng.standard_normal((2, n, n))  # neither symmetric nor positive
+        a = rng.standard_normal((2, n, n))
+        R[at] = a @ a.swapaxes(1, 2) + 0.3 * np.eye(n)
+    want = np.zeros_like(b)
+    for k, m in itertools.product((0, 1, 3), (0, 1)):
+        i = np.flatnonzero(system == k)
+        at = np.ix_(i, i)
+        half = np.linalg.inv(scipy.linalg.sqrtm(R[m][at])).real
+        values, v = np.linalg.eigh(half @ (S[m][at] + S[m][at].T) / 2 @ half)
+        share = np.where(values > 0, 1 / (1 + values), 0)
+        want[m, i] = half @ v @ (share * (v.T @ half @ b[m, i]))
+    times = lambda M: lambda p: torch.einsum("bij,bj->bi", torch.from_numpy(M), p)  # noqa: E731
+    found = direct(
+        lambda p: (times(R + S)(p), [p]), times(R), torch.from_numpy(b), system, 4,
+        lambda total, c, image: [image[0] * c[:, system] + (0 if total is None else total[0])],
+    )  # fmt: skip
+    assert np.allclose(found.weights, want, atol=1e-12)
+    assert np.allclose(found.image[0], want, atol=1e-12)  # the image is of the same weights
+    assert found.cut.any() and not found.cut[:, 2].any() and not found.failed.any()
+    with pytest.raises(BadInput, match="sees 65 observations"):
+        direct(None, None, torch.zeros(1, 65), torch.zeros(65).long(), 1, None)
 
 
 def test_adams_bashforth_is_azulas():

@@ -33,6 +33,7 @@ GUIDANCES = {
     "markov": {"covariance": "markov"},
     "window": {},
     "window-gmres": {"scope": "window", "solver": "gmres"},
+    "window-direct": {"scope": "window", "solver": "direct"},
     "dps": {"method": "dps"},
     "dps-far": {"method": "dps", "strength": 1e3, "limit": 2.0},  # steps are replaced
     "sda": {"scope": "trajectory", "method": "sda", "gamma": 0.1},

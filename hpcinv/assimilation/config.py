@@ -95,7 +95,11 @@ class GuidanceConfig(BaseModel):
         "of unity, positive; isotropic: no Jacobian; markov: a Gaussian chain, in a job that "
         "of the prior's modes and their memory; no Jacobian",
     )
-    solver: Literal["cg", "gmres"] = "cg"
+    solver: Literal["cg", "gmres", "direct"] = Field(
+        "cg",
+        description="mmps: direct, of each window by itself, takes a product for each of its "
+        "observations (at most 64) and drops what is not positive of the Jacobian",
+    )
     iterations: int = Field(3, ge=1, le=100, description="mmps: most solver iterations")
     tolerance: float = Field(0.0, ge=0, lt=1, description="mmps: relative residual to stop at")
     strength: Positive = Field(1.0, description="dps: zeta of Chung et al. 2022")
@@ -120,6 +124,8 @@ class GuidanceConfig(BaseModel):
             raise ValueError(
                 "scope: window goes with covariance: own or isotropic, and with mmps or sda"
             )
+        if self.solver == "direct" and not self.per_window:
+            raise ValueError("solver: direct goes with scope: window")
         return self
 
     @property

@@ -158,7 +158,7 @@ class TermView:
 
     def sized(self, sizes: list[int]) -> None:
         self._cuts = np.cumsum([0, *sizes])[:-1] if sizes else np.zeros(0, int)
-        self._of = torch.from_numpy(np.repeat(self._system_of_slot, sizes))
+        self.system = torch.from_numpy(np.repeat(self._system_of_slot, sizes))
 
     def take(self, mean: Image) -> Tensor:
         if not mean:  # a rank without terms
@@ -199,7 +199,7 @@ class TermView:
         return torch.from_numpy(total).to(u.device)
 
     def spread(self, c: Tensor) -> Tensor:
-        return c[:, self._of]
+        return c[:, self.system]
 
     def _per_stack(self, c: Tensor, image: Image) -> list[Tensor]:
         r"""(B, systems) -> (T, B, 1...) for each stack."""

@@ -151,8 +151,9 @@ class Problem:
         self.store, self.members = store, members
 
     def model(
-        self, denoiser, draw: int, settings: dict, steps: int = 24, method: str = "heun"
-    ) -> np.ndarray:
+        self, denoiser, draw: int, settings: dict, steps: int = 24, method: str = "heun",
+        solver: str = "cg",
+    ) -> np.ndarray:  # fmt: skip
         stats, frames = self.store.statistics, range(self.start, self.start + FRAMES)
         s = dict(settings)
         sampler = {"method": method, "steps": steps, "sigma_max": 8.0,
@@ -162,7 +163,8 @@ class Problem:
         x = sample(
             denoiser, shape=(3,), length=FRAMES, members=range(self.members), seed=draw,
             likelihood=PointLikelihood(self.table, stats, frames), sampler=sampler,
-            guidance={"method": "mmps", "iterations": 3}, batch=self.members, rows=4096, **s,
+            guidance={"method": "mmps", "solver": solver, "iterations": 3}, batch=self.members,
+            rows=4096, **s,
         ).x  # fmt: skip
         return stats.restore(x.numpy(), frames).astype(np.float64)
 
@@ -183,6 +185,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=4, help="draws of the other settings")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--method", choices=["heun", "adams-bashforth"], default="heun")
+    parser.add_argument("--solver", choices=["cg", "gmres", "direct"], default="cg")
     parser.add_argument("--members", type=int, default=64)
     parser.add_argument("--particles", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
@@ -204,7 +207,7 @@ def main() -> None:
                 continue
             p = Problem(store, case, draw, args.members, args.particles)
             for s in todo:
-                x = p.model(denoiser, draw, s, method=args.method)
+                x = p.model(denoiser, draw, s, method=args.method, solver=args.solver)
                 found[f"{case} {draw} {name(s)}"] = [p.relative(x), spread_ratio(x, p.smoothed)]
                 if args.out:
                     args.out.write_text(json.dumps(found, indent=1))

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..divergence import Event
 from ..linearised import Linearised
 from ..solve import Image, Solution, cg, gmres
+from ..solve_direct import direct
 
 if TYPE_CHECKING:
     from .estimate import Guidance, Level
@@ -71,8 +72,8 @@ def correct(
                 (),
                 level.step,
                 level.sigma,
-                "the covariance of observations is not positive along a search direction",
-                "the solve stopped before it",
+                "the covariance of observations is not positive along a direction",
+                "it was left out" if config.solver == "direct" else "the solve stopped before it",
             )
         )
 
@@ -146,6 +147,15 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
         return (Mu if scale is None else Mu / scale), q
 
     b = residual.double()
+    if solver == "direct":
+
+        def noise(p: Tensor) -> Tensor:
+            u = (p if scale is None else p / scale).to(residual)
+            Ru = lin.covariance(u).double()
+            return Ru if scale is None else Ru / scale
+
+        b = b if scale is None else b / scale
+        return direct(product, noise, b, view.system, view.systems, view.combine)
     # A product is as good as the network's precision.
     rounding = 16 * torch.finfo(residual.dtype).eps
     method = cg if solver == "cg" else partial(gmres, rounding=rounding)
