@@ -15,6 +15,7 @@ from ..assimilation.config import CoarseConfig, GuidanceConfig, SamplerConfig
 from ..assimilation.windows import cover
 from ..errors import BadInput
 from ..observations.config import Errors
+from ..own_code import look_up
 from .assimilate_prior import known_steps
 from .base import Context, Job, Ref
 
@@ -193,6 +194,8 @@ class Assimilate(Job):
             raise BadInput(
                 "'frames' is empty", where.where(("frames",)), "Write [first, last + 1]."
             )
+        if ":" in (self.ensemble.forecast or ""):
+            look_up(self.ensemble.forecast, where.where(("ensemble", "forecast")))
         seen = study.jobs.get(self.observations or "")
         if seen is not None and tuple(seen.frames) != tuple(self.frames):
             raise BadInput(

@@ -94,10 +94,15 @@ class Evaluate(Job):
         return self
 
     def _check_withheld(self, study: Study, where: Any) -> None:
-        r"""There are enough simulations to judge a posterior by, as far as is known now."""
+        r"""There are densities and simulations enough to judge by, as far as is known now."""
         from .evaluate_posterior import LEAST
 
         infer = study.jobs.get(self.samples or "")
+        if not getattr(infer, "densities", True):
+            raise BadInput(
+                f"'{self.samples}' draws samples without their densities: nothing can be judged",
+                where(("samples",)), f"Take 'densities: false' out of '{self.samples}'.",
+            )  # fmt: skip
         withheld = study.jobs.get(getattr(infer, "observations", None) or "")
         if withheld is None:
             return

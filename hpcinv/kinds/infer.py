@@ -43,6 +43,10 @@ class Infer(Job):
         0, ge=0, description="steps of a fit of the simulator to each observation, which tells "
         "whether any parameters could have made it; each costs P + 3 simulations",
     )  # fmt: skip
+    densities: bool = Field(
+        True, description="log densities of the samples, and with them modes, credible regions, "
+        "weights and what evaluate judges by; without, an ensemble draws several times as fast",
+    )  # fmt: skip
     weights: bool = Field(
         True, description="importance weights, where the simulator has a likelihood"
     )
@@ -203,8 +207,9 @@ class _Work:
                 {n: {k: v for k, v in b if v is not None} for n, b in job.prior.items()}
             )
         self.wanted = Wanted(
-            job.samples, job.levels, job.map_steps, job.predictive,
-            job.weights and hasattr(simulator, "log_likelihood"), job.seed, job.fit_steps,
+            job.samples, job.levels, job.map_steps, job.predictive, job.densities,
+            job.weights and job.densities and hasattr(simulator, "log_likelihood"), job.seed,
+            job.fit_steps,
         )  # fmt: skip
         if job.fit_steps and not hasattr(simulator, "noise"):
             raise BadInput(

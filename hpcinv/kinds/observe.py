@@ -19,6 +19,7 @@ from ..observations.config import (
     Stations,
     Tracks,
 )
+from ..own_code import look_up
 from ..runs.folder import RunFolder
 from .base import Context, Job, Ref
 
@@ -81,6 +82,10 @@ class Observe(Job):
                 n.path = str(path if path.is_absolute() else (study.folder / path).resolve())
                 if not Path(n.path).exists():
                     raise BadInput(f"no such file: {n.path}", where.where((*key, "path")))
+        for i, d in enumerate(o.forward.derived):
+            if ":" in d.operator:
+                loc = ("observing", "forward", "derived", i, "operator")
+                look_up(d.operator, where.where(loc))
         if o.network == "table":
             return
         data = study.jobs.get(self.data)

@@ -118,7 +118,7 @@ class Simulate(Job):
         return -(-self.simulations // self.shard)
 
     def check(self, name: str, study: Study) -> None:
-        r"""Built-in names and files that can be looked up without importing a simulator."""
+        r"""Names and files that can be looked up without importing a simulator."""
         where = study.sources[name]
         if self.command is not None:
             program = study.folder / self.command[0]
@@ -134,7 +134,11 @@ class Simulate(Job):
             if not Path(start).is_file():
                 path = study.folder / Path(start).expanduser()
                 raise BadInput(f"no such file: {path}", where.where(("options", "start")))
-        if ":" not in self.simulator:
+        if ":" in self.simulator:
+            from ..own_code import look_up
+
+            look_up(self.simulator, where.where(("simulator",)))
+        else:
             from ..errors import nearest
             from ..simulators import BUILT_IN
 
