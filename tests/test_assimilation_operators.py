@@ -12,8 +12,9 @@ from hpcinv.assimilation.baselines import Problem, build
 from hpcinv.errors import BadInput
 from hpcinv.io.statistics import Statistics
 from hpcinv.observations import errors
-from hpcinv.observations.config import Derived, Errors, Forward, Noise, RandomPoints, Stations
+from hpcinv.observations.config import Derived, Errors, Forward
 from hpcinv.observations.networks import draw, random_points
+from hpcinv.observations.networks_config import Noise, RandomPoints, Stations
 
 SPEED = Derived(name="speed", units="m s-1", of=("u", "v"), operator="speed")
 LAT, LON = np.linspace(-75, 75, GRID[0]), np.arange(GRID[1]) * 22.5

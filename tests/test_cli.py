@@ -101,16 +101,19 @@ def test_more_windows_than_frames(study, tmp_path):
     assert "3_oi.yaml, line 5" in str(e.value)
 
 
-def test_a_mistake_within_a_union_names_its_own_line(study):
+@pytest.mark.parametrize(
+    ("points", "error", "line"), [("none", 1, 6), (50, -0.5, 7), (50, "{u: 1, v: -1}", 7)]
+)
+def test_a_mistake_within_a_union_names_its_own_line(study, points, error, line):
     from hpcinv.kinds.study import load
 
     (study / "2_observe.yaml").write_text(
         "kind: observe\ndata: import\nframes: [24, 36]\nobserving:\n  network: random_points\n"
-        "  points: none\n  error: 1\n"
+        f"  points: {points}\n  error: {error}\n"
     )
-    with pytest.raises(BadInput, match="points") as e:
+    with pytest.raises(BadInput, match="points'" if line == 6 else "is positive") as e:
         load(study)
-    assert "2_observe.yaml, line 6" in str(e.value)
+    assert f"2_observe.yaml, line {line}:" in str(e.value)
 
 
 def test_windows_that_the_prior_has_not_learnt_are_told_by_the_plan(study):

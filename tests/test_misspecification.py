@@ -26,8 +26,8 @@ from hpcinv.evaluation.withheld_truths import check_table
 from hpcinv.evaluation.words import _faults
 from hpcinv.io.statistics import Statistics
 from hpcinv.models.sphere import unit_vectors
-from hpcinv.observations.config import Stations
 from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import Stations
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmarks" / "misspecification.py"
 

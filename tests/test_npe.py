@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,18 @@ def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
     done = subprocess.run([*base, *job, "--runs", runs], **told)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Rows(runs / "toy" / "infer").digest == found.digest
+    # Samples alone are the same samples, and nothing is told that takes a density.
+    shutil.rmtree(runs / "toy" / "infer")
+    for name in ("5_evaluate", "6_report"):  # they need densities, and say so
+        (study / f"{name}.yaml").unlink()
+    done = subprocess.run(
+        [*base, study / "4_infer.yaml", "densities=false", "--runs", runs], **told
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    bare, found = Rows(runs / "toy" / "infer"), Rows(runs / "whole")
+    assert np.array_equal(bare.read("samples"), found.read("samples"))
+    gone = {"log_density", "mode", "mode_log_density", "densest", "log_weight", "effective"}
+    assert set(found.columns) - set(bare.columns) == gone
 
 
 @pytest.fixture
@@ -191,6 +204,8 @@ def test_a_sample_is_a_function_of_its_names(flow):
     whole = draw(flow, x, ids=[3, 4, 5, 6], samples=64, seed=2)
     alone = draw(flow, x[2:3], ids=[5], samples=64, seed=2)
     assert torch.allclose(whole.theta[2], alone.theta[0], atol=1e-5)
+    bare = draw(flow, x, ids=[3, 4, 5, 6], samples=64, seed=2, densities=False)
+    assert torch.equal(bare.theta, whole.theta) and bare.log_density.isnan().all()
     # Outside of narrower bounds they are rejected and counted, and the density is of the rest.
     few = draw(flow, x, ids=[3, 4, 5, 6], samples=256, seed=2, inside=lambda t: t[..., 0] > 1)
     assert (few.theta[..., 0] > 1).all() and (few.outside > 0).all()
@@ -405,3 +420,5 @@ def test_too_few_withheld_simulations_are_told_before_anything_runs(tmp_path):
         with pytest.raises(BadInput, match=r"simulations of 'withheld' are too few.*at least 100"):
             load_study(folder, None, [override]).check()
     load_study(folder, None, ["withheld.simulations=100"]).check()
+    with pytest.raises(BadInput, match="samples without their densities"):
+        load_study(folder, None, ["infer.densities=false"]).check()

@@ -8,8 +8,8 @@ from test_observations_networks import truth
 from hpcinv.errors import BadInput
 from hpcinv.models.sphere import EARTH_RADIUS_KM
 from hpcinv.observations.clouds import hidden
-from hpcinv.observations.config import Clouds, CoarseGrid
 from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import Clouds, CoarseGrid
 
 SHARE, L = 0.6, 400.0
 

@@ -12,8 +12,9 @@ from test_observations_read import HEAD, ROWS, STORE, write
 
 from hpcinv.errors import BadInput
 from hpcinv.observations import flags
-from hpcinv.observations.config import Quality, Stations
+from hpcinv.observations.config import Quality
 from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import Stations
 from hpcinv.observations.quality import control
 from hpcinv.observations.read import read_points
 from hpcinv.observations.table import ObservationTable

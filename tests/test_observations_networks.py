@@ -7,17 +7,16 @@ import pytest
 
 from hpcinv.errors import BadInput
 from hpcinv.observations import orbit
-from hpcinv.observations.config import (
+from hpcinv.observations.config import Derived, Forward
+from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import (
     CoarseGrid,
-    Derived,
-    Forward,
     Noise,
     Orbit,
     RandomPoints,
     Stations,
     Tracks,
 )
-from hpcinv.observations.networks import draw
 
 
 class Truth(SimpleNamespace):

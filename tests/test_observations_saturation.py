@@ -11,8 +11,9 @@ from hpcinv.io.statistics import Statistics
 from hpcinv.models.gaussian_skip import GaussianSkip
 from hpcinv.models.trajectory_denoiser import TrajectoryDenoiser
 from hpcinv.observations import saturation
-from hpcinv.observations.config import Derived, Forward, Stations
+from hpcinv.observations.config import Derived, Forward
 from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import Stations
 
 LIMITS = [(-0.7, 0.7), (None, 0.3), (-0.2, None)]
 

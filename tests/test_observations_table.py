@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hpcinv.errors import BadInput
-from hpcinv.observations.config import RandomPoints
 from hpcinv.observations.networks import random_points
+from hpcinv.observations.networks_config import RandomPoints
 from hpcinv.observations.table import ObservationTable
 
 

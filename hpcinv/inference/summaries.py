@@ -29,6 +29,8 @@ class Wanted:
         levels: Of the credible regions.
         map_steps: Steps of the climb to the mode, 0 for the densest sample.
         predictive: Samples that are simulated again.
+        densities: Whether samples get their log density, without which there are no modes,
+            credible regions or weights.
         weights: Whether samples get importance weights; the simulator must have a likelihood.
         seed: Of the draws.
         fit_steps: Steps of the best fit, 0 for none; the simulator must have a noise model.
@@ -38,6 +40,7 @@ class Wanted:
     levels: Sequence[float]
     map_steps: int = 60
     predictive: int = 0
+    densities: bool = True
     weights: bool = False
     seed: int = 0
     fit_steps: int = 0
@@ -49,12 +52,16 @@ def columns(wanted: Wanted, flow: PosteriorFlow) -> dict:
     F = sum(m.embedding.features for m in flow.members)
     found = {
         "x": (tuple(shape), "f4"), "ok": ((), "u1"), "truth": ((P,), "f8"),
-        "truth_log_density": ((), "f8"), "samples": ((N, P), "f4"), "log_density": ((N,), "f4"),
-        "mode": ((P,), "f8"), "mode_log_density": ((), "f8"), "mean": ((P,), "f8"),
+        "truth_log_density": ((), "f8"), "samples": ((N, P), "f4"), "mean": ((P,), "f8"),
         "std": ((P,), "f8"), "median": ((P,), "f8"), "low": ((Q, P), "f8"),
-        "high": ((Q, P), "f8"), "densest": ((Q,), "f8"), "outside": ((), "i8"),
-        "drawn": ((), "i8"), "features": ((F,), "f4"),
+        "high": ((Q, P), "f8"), "outside": ((), "i8"), "drawn": ((), "i8"),
+        "features": ((F,), "f4"),
     }  # fmt: skip
+    if wanted.densities:
+        found |= {
+            "log_density": ((N,), "f4"), "densest": ((Q,), "f8"), "mode": ((P,), "f8"),
+            "mode_log_density": ((), "f8"),
+        }  # fmt: skip
     if wanted.weights:
         found |= {"log_weight": ((N,), "f4"), "effective": ((), "f8")}
     if wanted.fit_steps:
@@ -95,9 +102,12 @@ def infer(
     mine = [ids[i] for i in good]
     with torch.no_grad():
         out["features"][good] = flow.features(x).cpu()
-    d = draw(flow, x, ids=mine, samples=N, seed=wanted.seed, inside=prior.inside)
+    d = draw(
+        flow, x, ids=mine, samples=N, seed=wanted.seed, inside=prior.inside,
+        densities=wanted.densities,
+    )  # fmt: skip
     theta = d.theta
-    out["samples"][good], out["log_density"][good] = theta.cpu(), d.log_density.cpu()
+    out["samples"][good] = theta.cpu()
     out["outside"][good], out["drawn"][good] = d.outside, d.drawn
     out["mean"][good], out["std"][good] = theta.mean(1).cpu(), theta.std(1).cpu()
     out["median"][good] = theta.median(1).values.cpu()
@@ -106,9 +116,11 @@ def infer(
     Q = len(levels)
     out["low"][good] = ends[:Q].transpose(0, 1).cpu()
     out["high"][good] = ends[Q:].transpose(0, 1).cpu()
-    out["densest"][good] = d.log_density.quantile(1 - levels, dim=1).T.cpu()
-    best, height = mode(flow, x, theta, d.log_density, wanted.map_steps)
-    out["mode"][good], out["mode_log_density"][good] = best.cpu(), height.cpu()
+    if wanted.densities:
+        out["log_density"][good] = d.log_density.cpu()
+        out["densest"][good] = d.log_density.quantile(1 - levels, dim=1).T.cpu()
+        best, height = mode(flow, x, theta, d.log_density, wanted.map_steps)
+        out["mode"][good], out["mode_log_density"][good] = best.cpu(), height.cpu()
     if observed["truth"] is not None:
         truth = torch.from_numpy(np.float64(observed["truth"][good])).to(device)
         share = (d.drawn - d.outside).double() / d.drawn

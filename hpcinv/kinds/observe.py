@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..errors import BadInput, nearest
-from ..observations.config import (
-    CoarseGrid,
-    Orbit,
-    PointTable,
-    Quality,
-    RandomPoints,
-    Stations,
-    Tracks,
-)
+from ..observations.config import PointTable, Quality
+from ..observations.networks_config import CoarseGrid, Orbit, RandomPoints, Stations, Tracks
 from ..own_code import look_up
 from ..runs.folder import RunFolder
 from .base import Context, Job, Ref

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
-from .config import Clouds
+from .networks_config import Clouds
 
 WAVES = 256
 

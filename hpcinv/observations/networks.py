@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import BadInput, nearest
 from ..models.sphere import EARTH_RADIUS_KM, unit_vectors
 from .clouds import hidden
-from .config import RandomPoints
+from .networks_config import RandomPoints
 from .operators import Operator
 from .places import Places, places
 from .table import COLUMNS, FURTHER, ObservationTable

@@ -20,8 +20,8 @@ import numpy as np
 from hpcinv.evaluation.misspecification import CANNOT_TELL, CONSISTENT, effective_number
 from hpcinv.evaluation.withheld_truths import judge_of
 from hpcinv.io.statistics import Statistics
-from hpcinv.observations.config import Stations
 from hpcinv.observations.networks import draw
+from hpcinv.observations.networks_config import Stations
 
 FRAMES, PERIODS, REPEATS, SIGMA, MEMORY, DEGREES = 6, 40, 300, 0.5, 0.5, 25.0
 LAT, LON = np.linspace(-82.5, 82.5, 12), np.arange(24) * 15.0
