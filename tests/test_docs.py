@@ -29,19 +29,25 @@ def written(folder: Path) -> list[Path]:
     return [folder / name for name, _ in blocks]
 
 
-def scores(folder: Path, *overrides: str) -> dict:
+def scores(folder: Path, *overrides: str, study: str = "ring") -> dict:
     done = subprocess.run(
-        [sys.executable, "-m", "hpcinv", "run", "ring", *overrides],
+        [sys.executable, "-m", "hpcinv", "run", study, *overrides],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / "runs/ring/evaluate/scores.json").read_text())["methods"]
+    return json.loads((folder / "runs" / study / "evaluate/scores.json").read_text())
+
+
+def lines(files: list[Path], *names: str) -> int:
+    r"""Of the files that lie in, or are, one of the names."""
+    mine = [p for p in files if {p.name, p.parent.name} & set(names)]
+    return sum(len(p.read_text().splitlines()) for p in mine)
 
 
 def test_a_problem_of_ones_own_takes_under_a_hundred_lines(tmp_path):
     files = written(tmp_path)
-    assert sum(len(p.read_text().splitlines()) for p in files) < 100
-    methods = scores(tmp_path, *SMALL)
+    assert 60 < lines(files, "pendulums.py", "ring") < 100
+    methods = scores(tmp_path, *SMALL)["methods"]
     assert list(methods) == ["analysis", "climatology"]
     assert (tmp_path / "runs/ring/report/report.html").exists()
 
@@ -49,6 +55,28 @@ def test_a_problem_of_ones_own_takes_under_a_hundred_lines(tmp_path):
 @pytest.mark.slow
 def test_it_solves_the_problem(tmp_path):
     written(tmp_path)
-    methods = scores(tmp_path)
+    methods = scores(tmp_path)["methods"]
     crps = {n: m["channels"]["angle"]["crps"]["value"] for n, m in methods.items()}
     assert crps["analysis"] < 0.7 * crps["climatology"]
+
+
+def test_parameters_of_ones_own_take_under_a_hundred_lines(tmp_path):
+    files = written(tmp_path)
+    assert 40 < lines(files, "swings.py", "swing") < 100
+    small = ("simulate.simulations=300", "withheld.simulations=100", "train.training.steps=40")
+    card = scores(tmp_path, *small, "infer.samples=40", study="swing")
+    # Forty steps teach something already: the length is told from its prior.
+    assert card["simulations"] == 100 and card["parameters"]["length"]["contraction"]["value"] > 0
+    page = (tmp_path / "runs/swing/report/report.html").read_text()
+    assert "How long is the pendulum?" in page
+
+
+@pytest.mark.slow
+def test_they_are_calibrated(tmp_path):
+    written(tmp_path)
+    card = scores(tmp_path, study="swing")
+    assert card["calibrated"]
+    length, damping = (
+        card["parameters"][k]["contraction"]["value"] for k in ("length", "damping")
+    )
+    assert length > 0.95 and 0.3 < damping < 0.8
