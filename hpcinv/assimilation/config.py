@@ -10,6 +10,7 @@ from ..errors import BadInput
 
 __all__ = ["CoarseConfig", "GuidanceConfig", "SamplerConfig", "settings"]
 
+LARGEST = 64  # observations of a window that is solved directly: a product of the network each
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -133,6 +134,11 @@ class GuidanceConfig(BaseModel):
         return self.method == "dps" or (
             self.method == "mmps" and self.covariance in ("averaged", "markov")
         )
+
+    @property
+    def products(self) -> int:
+        r"""Products of a solve, at most: what they are for `direct` depends on the data."""
+        return LARGEST if self.solver == "direct" else self.iterations
 
     @property
     def per_window(self) -> bool:

@@ -8,7 +8,7 @@ directions in which a variance would be negative: the prior has no say on how fa
 
 from __future__ import annotations
 
-__all__ = ["LARGEST", "direct"]
+__all__ = ["direct"]
 
 from collections.abc import Callable
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from .config import LARGEST
 from .solve import Image, Solution
 
-LARGEST = 64  # observations of a window: each costs a product of the network in every call
 NEGATIVE = 0.1  # of an error variance: a covariance more negative than that is told
 
 

@@ -71,7 +71,7 @@ class Sampling:
         r"""Of all members, in the reanalysis mode."""
         job = self.job
         guided = job.observations is not None and job.guidance.method == "mmps"
-        K = job.guidance.iterations if guided else 0
+        K = job.guidance.products if guided else 0
         # Products with the network are those of its Jacobian.
         J = K if job.guidance.covariance in ("own", "averaged") else 0
         # Of a frame: the training's window and batch of one cost in proportion.
@@ -94,7 +94,7 @@ class Sampling:
         graphs = here * ceil(self.frames / slabs) * self.prior.cost.activations * wide
         graphs = graphs // self.prior.job.window
         own = ceil(self.length / slabs) + 2 * W
-        frames = 4 * here * own * prod(self.latent) * (12 + 2 * job.guidance.iterations)
+        frames = 4 * here * own * prod(self.latent) * (12 + 2 * job.guidance.products)
         models = sum(4 * e.cost.parameters for e in (self.prior, self.decoder) if e is not None)
         decoder = int(job.guidance.memory) if self.decoder is not None else 0
         written = 4 * 5 * prod(self.state)  # a decoded frame, its patches, what is written of it
