@@ -17,6 +17,8 @@ from .markov import MarkovCovariance
 
 __all__ = ["ModalCovariance"]
 
+ROWS = 16  # of a product
+
 
 class ModalCovariance:
     r"""
@@ -73,12 +75,12 @@ class ModalCovariance:
 
     def _at(self, exchange: Exchange, v: Tensor, alpha: float, sigma: float) -> Tensor:
         u = v.detach().cpu().double().flatten(2)
-        a = _frame_by_frame(u, self._modes)
+        a = _by_rows(u, self._modes)
         inside = self._chain._at(exchange, a, alpha, sigma)
         if self._modes.shape[1] == len(self._modes):
-            return _frame_by_frame(inside, self._modes.T).reshape(v.shape).to(v)
+            return _by_rows(inside, self._modes.T).reshape(v.shape).to(v)
         outside = 1 / (1 / self._rest + (alpha / sigma) ** 2)
-        found = outside * u + _frame_by_frame(inside - outside * a, self._modes.T)
+        found = outside * u + _by_rows(inside - outside * a, self._modes.T)
         return found.reshape(v.shape).to(v)
 
     def __call__(self, v: list[Tensor], *, exchange: Exchange, level) -> list[Tensor]:
@@ -87,6 +89,12 @@ class ModalCovariance:
         return [self._at(exchange, own, level.alpha, level.sigma)]
 
 
-def _frame_by_frame(x: Tensor, matrix: Tensor) -> Tensor:
-    r"""Products of (B, L, m) with (m, n), rounded alike however many frames a rank has."""
-    return torch.stack([x[:, i] @ matrix for i in range(x.shape[1])], 1)
+def _by_rows(x: Tensor, matrix: Tensor) -> Tensor:
+    r"""Products of (B, L, m) with (m, n), rounded alike however many frames a rank has: always of
+    as many rows, some of them zero. Each reads the matrix, which is larger than what it is
+    multiplied with, once for all its rows."""
+    rows = x.flatten(0, 1)
+    n = len(rows)
+    rows = torch.cat([rows, rows.new_zeros(-n % ROWS, rows.shape[1])])
+    found = torch.cat([part @ matrix for part in rows.split(ROWS)])
+    return found[:n].unflatten(0, x.shape[:2])
