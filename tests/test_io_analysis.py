@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -404,3 +405,28 @@ def test_bad_blocks(tmp_path):
         writer.write(3, 1, truth(3)[1:2])
     with pytest.raises(BadInput, match="cannot be named 'time'"):
         AnalysisWriter(tmp_path, members=[0], **layout(channels=["time", "V"]))
+
+
+def test_many_small_blocks_cost_in_proportion(tmp_path):
+    # Counted, not timed: a sum over all that waits, for each block, was most of a long analysis.
+    def steps(frames):
+        kept = layout(time=np.arange(float(frames)), coords={"lat": LAT[:1], "lon": LON[:2]})
+        writer = AnalysisWriter(tmp_path / str(frames), members=[0], **kept)
+        count = 0
+
+        def tick(*_):
+            nonlocal count
+            count += 1
+            return tick
+
+        block = np.zeros((1, 2, 1, 2), np.float32)
+        sys.settrace(tick)
+        try:
+            for t in range(frames):
+                writer.write(0, t, block)
+            writer.close()
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert steps(2000) < 3 * steps(1000)

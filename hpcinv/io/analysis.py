@@ -85,7 +85,8 @@ class AnalysisWriter:
         # Which ranks write a member. Nobody's member goes to rank 0, which will miss its frames.
         self.ranks = {m: [r for r, h in enumerate(held) if m in h] or [0] for m in self.members}
         self.digests: dict[tuple[int, int], str] = {}
-        self.queue: list[tuple[int, int, np.ndarray]] = []
+        self.queue: dict[int, list[tuple[int, np.ndarray]]] = {}  # by member
+        self._queued = 0  # bytes of it, kept: a sum for each block would grow with their square
         self._spare: list[np.ndarray] = []
         self.token = self.world.broadcast(uuid.uuid4().hex[:8])
         if self.world.rank == 0:
@@ -175,8 +176,9 @@ class AnalysisWriter:
             return
         if lay.mask is None:  # the caller may reuse its own; channels are written one by one
             block = self._copy(block.swapaxes(0, 1)).swapaxes(0, 1)
-        self.queue.append((member, frame_start, block))
-        if sum(b.nbytes for *_, b in self.queue) > self.limit:
+        self.queue.setdefault(member, []).append((frame_start, block))
+        self._queued += block.nbytes
+        if self._queued > self.limit:
             for m in self.files:
                 for start, b in _adjoin(self._taken(m)):
                     self.files[m].write(start, b)
@@ -193,8 +195,9 @@ class AnalysisWriter:
     def _keep(self, blocks: list[np.ndarray]) -> None:
         dense = [b if b.flags.c_contiguous else b.swapaxes(0, 1) for b in blocks]
         self._spare = dense + self._spare
-        while sum(b.nbytes for b in self._spare) > self.limit:
-            self._spare.pop()
+        held = sum(b.nbytes for b in self._spare)
+        while held > self.limit:
+            held -= self._spare.pop().nbytes
 
     def flush(self) -> None:
         r"""Writes what is queued. Collective over the ranks of each member."""
@@ -203,8 +206,8 @@ class AnalysisWriter:
 
     def _taken(self, m: int) -> list[tuple[int, np.ndarray]]:
         r"""One member's blocks, no longer queued; their memory is used again after the write."""
-        blocks = [(start, block) for q, start, block in self.queue if q == m]
-        self.queue = [item for item in self.queue if item[0] != m]
+        blocks = self.queue.pop(m, [])
+        self._queued -= sum(block.nbytes for _, block in blocks)
         self._keep([block for _, block in blocks])
         return blocks
 
@@ -300,12 +303,14 @@ class AnalysisWriter:
 def _adjoin(blocks: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
     r"""Puts small blocks of consecutive frames together: fewer and larger writes."""
     runs: list[list[tuple[int, np.ndarray]]] = []
+    held, end = 0, -1  # bytes of a channel in the last run, and the frame after it
     for start, block in sorted(blocks, key=lambda b: b[0]):
-        small = sum(b[:, :1].nbytes for _, b in runs[-1]) < member_file.LARGE if runs else False
-        if small and runs[-1][-1][0] + len(runs[-1][-1][1]) == start:
+        if runs and held < member_file.LARGE and start == end:
             runs[-1].append((start, block))
         else:
             runs.append([(start, block)])
+            held = 0
+        held, end = held + block[:, :1].nbytes, start + len(block)
     return [
         (run[0][0], np.concatenate([b for _, b in run]) if len(run) > 1 else run[0][1])
         for run in runs
