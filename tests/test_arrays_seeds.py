@@ -45,6 +45,7 @@ def manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_flows_of_several_seeds_are_one_ensemble_however_they_are_cut(tmp_path):
     study, runs, other = toy(tmp_path / "toy"), tmp_path / "runs", tmp_path / "other"
     hpcinv("run", study, "--runs", runs)

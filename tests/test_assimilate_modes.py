@@ -184,6 +184,7 @@ def test_the_file_says_how_it_was_made(analyses):
             assert f.title == f"diffusion {title}" and f["t"].shape == (2, FRAMES, 6, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_same_on_three_ranks(analyses, tmp_path):
     out, where = analyses

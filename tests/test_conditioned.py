@@ -96,6 +96,7 @@ def trained(tmp_path_factory, world):
     return folder
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_exact_posterior(trained):
     prior, data = load(trained), _Field(2)
     table = _table(frame=[0, 0, 1], point=[1, 4, 2], value=[5.5, 1.5, 4.0])

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hpcinv"
 ROOMS = [
     "cli", "launch", "kinds", "training", "assimilation", "inference", "evaluation",
     "observations", "simulators", "models", "diffusion", "runs", "io", "parallel", "waiting",
-    "shipped", "errors",
+    "shipped", "own_code", "errors",
 ]  # fmt: skip
 
 

@@ -382,6 +382,7 @@ def test_the_background_may_be_a_forecast():
         judge(table, (few, few))
 
 
+@pytest.mark.slow
 def test_the_job_refuses_truths_that_something_has_learnt_from(tmp_path):
     study = make(tmp_path / "study")
     path = study / "4_evaluate.yaml"

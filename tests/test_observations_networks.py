@@ -137,6 +137,7 @@ def test_stations_grids_gaps_and_surface():
     assert (top.point < 36 * 72).all()
 
 
+@pytest.mark.slow
 def test_noise_has_the_moments_it_says():
     s = truth(L=60)
     many = {f"s{k:03d}": (float(a), float(b)) for k, (a, b) in enumerate(

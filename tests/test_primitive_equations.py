@@ -48,6 +48,7 @@ def test_air_at_rest_relaxes_as_the_paper_says(core):
     assert np.abs(y[10:15] - y[10:15].mean(-1, keepdims=True)).max() < 1e-2
 
 
+@pytest.mark.slow
 def test_mass_stays_and_numbers_are_the_same_however_they_are_batched(core):
     together = torch.stack(list(trajectories(core, Key(0, [0, 1, 2]), 5)), 1)
     alone = torch.stack(list(trajectories(core, Key(0, [1]), 5)), 1)
@@ -80,6 +81,7 @@ def test_mistakes_are_named():
         make("primitive_equations", {"hours": 6, "minutes": 50})
 
 
+@pytest.mark.slow
 def test_another_nature_begins_where_it_says_and_no_forecast_knows_it():
     """And where it does, winds near the ground slow by the rate that was asked for."""
     options = {"hours": 1.5, "minutes": 90, "equator_to_pole": 0.0}

@@ -125,6 +125,7 @@ def test_only_what_failed_is_done_again_and_the_result_is_that_of_the_whole(clus
     assert a["methods"]["oi"] == b["methods"]["oi"]
 
 
+@pytest.mark.slow
 def test_tasks_follow_the_tasks_of_the_array_before(cluster, tmp_path):
     """Where both are cut alike: they do not wait for its join, nor for its other tasks."""
     inside = (
@@ -169,6 +170,7 @@ def test_cancel_and_submit_again(cluster, tmp_path):
     assert not re.search("tiny/oi", hpcinv("cancel", "tiny"))
 
 
+@pytest.mark.slow
 def test_sent_by_hand_it_is_the_same(cluster, tmp_path):
     hpcinv = Command(cluster, tmp_path)
     hpcinv("plan", hpcinv.study, array(tasks=2), "--sbatch", tmp_path / "scripts")

@@ -37,6 +37,7 @@ def test_every_script_of_the_full_study_is_rendered(tmp_path, centre):
     assert "--array=0-63%8" in array and "--nodes=7" in array
 
 
+@pytest.mark.slow
 def test_the_chain_runs_whole(tmp_path):
     done = hpcinv("run", ROOT / "jobs/era5", "--preset", "smoke", "--runs", tmp_path, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from hpcinv.io.rows import Rows
@@ -29,6 +30,7 @@ def spectrum_file(path):
     return np.arcsinh(flux[0].numpy() / simulator.floor)
 
 
+@pytest.mark.slow
 def test_the_chain_runs_whole_and_inverts_a_spectrum_of_ones_own(tmp_path):
     home = tmp_path / "exoplanet"
     shutil.copytree(ROOT / "jobs/exoplanet", home)

@@ -25,6 +25,7 @@ def run(runs, *preset):
     return study, cards
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_runs_whole(tmp_path):
     study, cards = run(tmp_path, "--preset", "smoke")
     for card in cards.values():

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import xarray as xr
 
 JOBS = {
@@ -100,6 +101,7 @@ def sea(path):
     return land
 
 
+@pytest.mark.slow
 def test_land_stays_land(tmp_path):
     land = sea(tmp_path / "sea.nc")
     study = tmp_path / "sea"

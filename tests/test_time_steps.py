@@ -63,6 +63,7 @@ class _Chains:
         return {"x": self.x[number], "context": np.zeros((3, 0), np.float32), **times}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [0, 1])
 def test_one_denoiser_learns_both_time_steps(tmp_path, world, modes):
     excess = {}
