@@ -63,6 +63,13 @@ def test_runs_skips_and_refuses(study, tmp_path):
     assert [r["name"] for r in rows] == ["tiny/import", "tiny/observe", "tiny/evaluate", "tiny/oi"]
     assert {r["state"] for r in rows} == {"complete"}
 
+    judged = hpcinv("run", study / "4_evaluate.yaml", "--runs", runs)
+    assert judged.returncode == 0, judged.stderr
+    note = "evaluate: its input 'oi' was made with other fields: seed: 5 -> 0"
+    assert note in judged.stdout + judged.stderr
+    quiet = hpcinv("run", study / "2_observe.yaml", "--fresh", "--runs", runs)
+    assert quiet.returncode == 0 and "other fields" not in quiet.stdout + quiet.stderr
+
 
 def test_a_job_that_failed_for_a_mistake_runs_once_it_is_mended(study, tmp_path):
     from hpcinv.errors import BadInput

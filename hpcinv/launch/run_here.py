@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import EXIT_STOPPED, BadInput
 from ..kinds.arrays import JOIN, inputs_of_task
-from ..kinds.base import Job
+from ..kinds.base import Job, references
 from ..kinds.prepare import (
+    changed,
     complete,
     cut_alike,
     input_digests,
@@ -89,6 +90,8 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
         screen.say(f"  {name}: its inputs have changed; the old run is set aside")
         folder.set_aside()
         folder = prepare(study, runs, name)
+    for note in other_inputs(study, runs, name):
+        screen.say(f"  {note}")
     n = ranks_of(study, name, ranks)
     attempt = len(folder.manifest()["attempts"]) + 1
     array = job.resources.array
@@ -114,6 +117,20 @@ def _one(study: Study, runs: Path, name: str, ranks: int | None, screen: Screen)
             return code or 1
     screen.job(name, "complete", last_line(log))
     return 0
+
+
+def other_inputs(study: Study, runs: Path, name: str) -> list[str]:
+    r"""Notes of inputs that are there, but were made with other fields than the files now say:
+    by an override, which is as it should be, or before the files were changed."""
+    notes = []
+    for _, ref, _ in references(study.jobs[name]):
+        if ref not in study.jobs or ref in study.wanted:
+            continue  # jobs asked for are compared by `prepare`
+        there = place(study, runs, ref)
+        if there.exists and (found := changed(there, study.resolved(ref))):
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            notes.append(f"{name}: its input '{ref}' was made with other fields: {found[0]}{more}")
+    return notes
 
 
 def _step(
