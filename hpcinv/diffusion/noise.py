@@ -12,10 +12,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # jobs that need generators only are spared torch: seconds each
+    import torch
+    from torch import Tensor
 
 __all__ = ["frames", "generator", "normal", "uniform"]
 
@@ -72,17 +75,19 @@ def normal(
     member: int = 0,
     frame: int = 0,
     step: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Draws standard normal numbers named (seed, purpose, member, frame, step).
 
     Returns:
-        A CPU tensor with shape ``shape``.
+        A CPU tensor with shape ``shape``; single precision by default.
     """
+
+    import torch
 
     rng = generator(seed, purpose, member, frame, step)
 
-    return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype)
+    return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype or torch.float32)
 
 
 def uniform(
@@ -93,17 +98,19 @@ def uniform(
     member: int = 0,
     frame: int = 0,
     step: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Draws numbers uniform in [0, 1), named (seed, purpose, member, frame, step).
 
     Returns:
-        A CPU tensor with shape ``shape``.
+        A CPU tensor with shape ``shape``; single precision by default.
     """
+
+    import torch
 
     rng = generator(seed, purpose, member, frame, step)
 
-    return torch.from_numpy(rng.random(tuple(shape))).to(dtype)
+    return torch.from_numpy(rng.random(tuple(shape))).to(dtype or torch.float32)
 
 
 def frames(
@@ -114,17 +121,19 @@ def frames(
     member: int,
     frames: Sequence[int],
     step: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Draws standard normal states for several frames of one member.
 
     Row ``i`` equals ``normal(shape, ..., frame=frames[i])``.
 
     Returns:
-        A CPU tensor with shape ``(len(frames), *shape)``.
+        A CPU tensor with shape ``(len(frames), *shape)``; single precision by default.
     """
 
-    out = torch.empty((len(frames), *shape), dtype=dtype)
+    import torch
+
+    out = torch.empty((len(frames), *shape), dtype=dtype or torch.float32)
     named = _Keyed()  # its own: threads may draw at the same time
 
     for row, frame in zip(out, frames, strict=True):

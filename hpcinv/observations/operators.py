@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, nearest
-from . import saturation
 from .config import Derived
 from .stencils import beyond_the_pole, horizontal, vectors
 from .table import ObservationTable
@@ -96,6 +95,8 @@ class Piece:
             index = torch.as_tensor(self.of[at][:, None] + np.arange(n), device=x.device)
             if spread is not None and derived.operator == "saturation":
                 of = x[..., index[:, 0]], spread[index[:, 0]].to(x)
+                from . import saturation
+
                 y = saturation.expected(*of, derived.low, derived.high)
             else:
                 y = _head(derived)(x[..., index])
@@ -116,6 +117,8 @@ class Piece:
             at = np.flatnonzero(self.head == k)
             if derived.operator == "saturation" and len(at):
                 first = self.of[at]
+                from . import saturation
+
                 out[..., at] = saturation.remainder(
                     u[..., first], s[first].to(u), derived.low, derived.high
                 )
