@@ -15,6 +15,7 @@ from azula.noise import RectifiedSchedule, VESchedule, VPSchedule
 from azula.sample import HeunSampler, xEABSampler
 
 from hpcinv import assimilation
+from hpcinv.assimilation.network import Network
 from hpcinv.assimilation.solve_direct import direct
 from hpcinv.diffusion import noise
 from hpcinv.errors import BadInput
@@ -162,6 +163,27 @@ def test_a_direct_solve_takes_the_positive_part():
     assert found.cut.any() and not found.cut[:, 2].any() and not found.failed.any()
     with pytest.raises(BadInput, match="sees 65 observations"):
         direct(None, None, torch.zeros(1, 65), torch.zeros(65).long(), 1, None)
+
+
+def test_windows_of_too_many_observations_are_refused_before_any_call(monkeypatch):
+    class Full:  # every number of every frame, and more of frame 20
+        frame = np.concatenate([np.repeat(np.arange(LENGTH), 2), np.full(50, 20)])
+        channel = np.arange(len(frame)) % 2
+        point = np.zeros(len(frame), int)
+        value, error = np.zeros(len(frame)), np.ones(len(frame))
+
+    calls, call = [], Network.__call__
+    monkeypatch.setattr(Network, "__call__", lambda *a: calls.append(1) or call(*a))
+
+    def windows(length, overlap):
+        draw(window=length, overlap=overlap, likelihood=likelihood(Full),
+             guidance={"solver": "direct"}, sampler={"steps": 1})  # fmt: skip
+
+    with pytest.raises(BadInput, match=r"sees 68 observations.*at most 64"):
+        windows(9, 5)  # of them one sees 18, and the 50
+    assert not calls
+    windows(5, 3)  # 10, and the 50
+    assert calls
 
 
 def test_adams_bashforth_is_azulas():

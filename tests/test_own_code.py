@@ -1,5 +1,7 @@
 """Code of the user's own is found, or missed, before a job starts, and is not run for it."""
 
+import sys
+
 import pytest
 
 from hpcinv.errors import BadInput
@@ -43,6 +45,7 @@ def test_what_a_module_defines_is_found(own):
     look_up(f"{own}stars:join", "here")
     look_up("math:sin", "here")  # has no source
     look_up("hpcinv.simulators.lorenz:Lorenz63", "here")
+    assert not [m for m in sys.modules if "mine_of_test" in m]  # nothing of it was run
 
 
 @pytest.mark.parametrize(

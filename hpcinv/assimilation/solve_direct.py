@@ -8,7 +8,7 @@ directions in which a variance would be negative: the prior has no say on how fa
 
 from __future__ import annotations
 
-__all__ = ["direct"]
+__all__ = ["allowed", "direct"]
 
 from collections.abc import Callable
 
@@ -49,11 +49,7 @@ def direct(
     b, B = b.double(), len(b)
     place = _places(system, systems)
     m = int(place.max()) + 1 if len(place) else 0
-    if m > LARGEST:
-        raise BadInput(
-            f"a window sees {m} observations, and a direct solve takes a product of the network "
-            f"for each (at most {LARGEST})", "guidance.solver", "Take cg.",
-        )  # fmt: skip
+    allowed(m)
     shape = (B, systems, max(m, 1), max(m, 1))
     R, S = b.new_zeros(shape), b.new_zeros(shape)
     images = []
@@ -84,12 +80,25 @@ def direct(
     total: Image | None = None
     for k, image in enumerate(images):
         total = combine(total, w[..., k], image)
-    seen = entries > 0
+    seen = (entries > 0).to(b.device)
     negative = (values[..., 0] < -NEGATIVE) & seen
     return Solution(
         total, w[:, system, place], torch.zeros_like(w[..., 0]), ~finite & seen, negative,
         len(images),
     )  # fmt: skip
+
+
+def allowed(m: int) -> None:
+    r"""Refuses a window of too many observations.
+
+    Raises:
+        BadInput: If there are more than `LARGEST`.
+    """
+    if m > LARGEST:
+        raise BadInput(
+            f"a window sees {m} observations, and a direct solve takes a product of the network "
+            f"for each (at most {LARGEST})", "guidance.solver", "Write 'solver: cg'.",
+        )  # fmt: skip
 
 
 def _places(system: Tensor, systems: int) -> Tensor:

@@ -33,6 +33,11 @@ def run(job: Evaluate, ctx: Context) -> dict[str, str]:
             "these samples are of observations whose parameters nobody knows", job.samples,
             "Name an infer job with 'observations: WITHHELD' here, and this one as 'observed'.",
         )  # fmt: skip
+    if "log_density" not in rows.columns:  # of another study: its job is not known here
+        raise BadInput(
+            "these samples have no densities: nothing can be judged", job.samples,
+            "Draw them without 'densities: false'.",
+        )  # fmt: skip
     ctx.progress.begin("judging the posterior")
     lo, hi = ctx.world.share(0, len(rows))
     step = max(1, NUMBERS // max(1, rows.columns["samples"][0][0] * rows.columns["x"][0][0]))

@@ -4,11 +4,12 @@ r"""Are the sampled flows flows? Spectra and Navier-Stokes residuals of analyses
     python scripts/benchmarks/kolmogorov.py --runs runs --start 4224
 
 For each analysis and the truth: the energy spectrum of members over that of the truth, summed
-over bands of wavenumbers; the defect of the flow map, rms of x[t + 1] - step(x[t]) with the
-simulator's own step, over rms of x[t + 1] - x[t]; and rms divergence over rms vorticity. Of the
-simulator's own trajectory the last two are what single precision leaves. Then the forecast's
-fair CRPS by lead time, beside the last known frame kept (its CRPS is its absolute error) and
-the climatological spread of as many withheld frames of other times.
+over bands of wavenumbers, the last beyond the solver's cut; the defect of the flow map, rms of
+x[t + 1] - step(x[t]) with the simulator's own step, over rms of x[t + 1] - x[t]; and rms
+divergence over rms vorticity. Of the simulator's own trajectory the last two are what single
+precision leaves. Then the forecast's fair CRPS by lead time, beside the last known frame kept
+(its CRPS is its absolute error) and the climatological spread of as many withheld frames of other
+times.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from hpcinv.io.analysis import open_analysis
 from hpcinv.io.store import TrajectoryStore
 from hpcinv.simulators import make
 
-BANDS = ((1, 2), (3, 4), (5, 6), (7, 10))
+BANDS = ((1, 2), (3, 4), (5, 6), (7, 10), (11, 14), (15, 18), (19, 21))
+
+
+def bands(n: int) -> list[tuple[int, int]]:
+    r"""Those that a grid of n points a side resolves, and what lies beyond its solver's cut."""
+    return [(a, b) for a, b in BANDS if b <= n // 3] + [(n // 3 + 1, n // 2)]
 
 
 def spectrum(x: np.ndarray) -> np.ndarray:
@@ -88,10 +94,13 @@ def main() -> None:
         rows.append((path.name, np.mean([spectrum(x) for x in members], 0), *d))
     if (folder / "forecast" / "analysis.nc").exists():
         print_forecast(store, folder / "forecast", args.start)
-    bands = "".join(f"  k {a}-{b}".rjust(9) for a, b in BANDS)
-    print(f"{'energy over the truth':28s}{bands}   flow map  divergence")
+    of = bands(x.shape[-1])
+    print(f"{'energy over the truth':28s}{''.join(f'  k {a}-{b}'.rjust(9) for a, b in of)}"
+          "   flow map  divergence")  # fmt: skip
+    share = [truth[a : b + 1].sum() / truth.sum() for a, b in of]
+    print(f"{'(share of the truth)':28s}{''.join(f'{s:9.5f}' for s in share)}")
     for name, e, flow, div in rows:
-        ratio = [e[a : b + 1].sum() / truth[a : b + 1].sum() for a, b in BANDS]
+        ratio = [e[a : b + 1].sum() / truth[a : b + 1].sum() for a, b in of]
         print(f"{name:28s}{''.join(f'{r:9.3f}' for r in ratio)}  {flow:9.2e}  {div:9.2e}")
 
 

@@ -16,6 +16,7 @@ from ..likelihood import Likelihood
 from ..linearised import Linearised, graph_bytes
 from ..moments import Moment, frames_of, width
 from ..slab import Products, Slab
+from ..solve_direct import allowed
 from ..views import TermView, TrajectoryView
 from . import mmps, simple
 
@@ -96,6 +97,8 @@ class Guidance:
         if method == "sda" and not hasattr(likelihood, "variance"):
             raise BadInput("sda needs the likelihood's variance", where="guidance.method")
         self.method = method
+        if method == "mmps" and config.solver == "direct":
+            self._few(likelihood, observed)
 
         if method == "none":
             kind = "none"
@@ -117,6 +120,17 @@ class Guidance:
         else:
             self.view = TrajectoryView(slab.exchange, list(observed), reproducible)
         self._cost: float | None = None
+
+    def _few(self, likelihood: Likelihood, observed: Sequence[Moment]) -> None:
+        r"""No window, of this rank or another, sees more than is solved directly: all ranks find
+        the same, so that none waits for one that has ended."""
+        seen: dict[int, list[tuple[set[int], int]]] = {}
+        for m, n in zip(observed, likelihood.sizes(observed), strict=True):
+            frames = frames_of([m])
+            seen.setdefault(frames[0], []).append((set(frames), n))
+        for term in self.slab.exchange.terms:
+            own = set(term.frames)
+            allowed(sum(n for f in own for need, n in seen.get(f, ()) if need <= own))
 
     def _linearise(self, likelihood: Likelihood, x: Tensor) -> Linearised:
         if self._cost is None:
