@@ -116,6 +116,13 @@ def test_the_posterior_is_the_conjugate_one_however_it_is_cut(tmp_path):
     assert np.array_equal(bare.read("samples"), found.read("samples"))
     gone = {"log_density", "mode", "mode_log_density", "densest", "log_weight", "effective"}
     assert set(found.columns) - set(bare.columns) == gone
+    # Another study, which does not know the job that drew them, is told too.
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        f"kind: evaluate\nsamples: {runs}/toy/infer\nresources: {{cpus_per_task: 1}}\n"
+    )
+    done = subprocess.run([*base, other, "--runs", runs], **told)
+    assert done.returncode == 2 and "have no densities" in done.stdout + done.stderr
 
 
 @pytest.fixture
