@@ -182,11 +182,14 @@ def ours(world, task, theta, x, observed, seed, samples, **model):
 PEER = """
 import sys, numpy as np, torch
 from sbi.inference import NPE
+from sbi.utils import BoxUniform
 torch.set_num_threads(1)
 d = np.load(sys.argv[1])
 torch.manual_seed(int(d["seed"]))
 theta, x = torch.from_numpy(d["theta"]).float(), torch.from_numpy(d["x"]).float()
-inference = NPE(show_progress_bars=False)
+b = float(d["bound"]) * torch.ones(theta.shape[1])
+prior = BoxUniform(-b, b) if b[0] > 0 else None  # samples outside of it are drawn again
+inference = NPE(prior=prior, show_progress_bars=False)
 inference.append_simulations(theta, x).train()
 posterior = inference.build_posterior()
 out = []
@@ -197,11 +200,11 @@ np.save(sys.argv[2], np.stack(out))
 """
 
 
-def sbi(python, theta, x, observed, seed, samples):
-    """Samples of sbi's NPE with its defaults, in its own environment."""
+def sbi(python, task, theta, x, observed, seed, samples):
+    """Samples of sbi's NPE with its defaults, told the bounds, in an environment of its own."""
     with tempfile.TemporaryDirectory() as work:
         np.savez(f"{work}/task.npz", theta=theta, x=x, observed=observed, seed=seed,
-                 samples=samples)  # fmt: skip
+                 samples=samples, bound=BOUNDS.get(task, 0))  # fmt: skip
         subprocess.run([python, "-c", PEER, f"{work}/task.npz", f"{work}/out.npy"], check=True)
         return np.load(f"{work}/out.npy")
 
@@ -301,7 +304,7 @@ def main():
             given = (theta, x, observed, seed, args.samples)
             peers = {"hpcinv": lambda g=given, n=name: ours(world, n, *g, **args.model)}
             if args.sbi:
-                peers["sbi"] = lambda g=given: (sbi(args.sbi, *g), {})
+                peers["sbi"] = lambda g=given, n=name: (sbi(args.sbi, n, *g), {})
             for who, sample in peers.items():
                 line = {"who": who, "task": name, "seed": seed, "simulations": args.simulations,
                         "folds": args.folds, "model": args.model}  # fmt: skip
