@@ -145,6 +145,12 @@ def test_a_filters_forecast_has_not_seen_its_frame(analyses):
     assert (np.abs(asis - early)[:, 1:].max(axis=(2, 3, 4)) > 0).all()
 
 
+@pytest.mark.parametrize("mode", SHOWN)
+def test_writing_is_told_apart_from_sampling(analyses, mode):
+    told = json.loads((analyses[1] / "runs" / "tiny" / mode / "progress.json").read_text())
+    assert told["what"] == "writing the analysis" and told["done"] == told["total"] > 0
+
+
 def test_innovations_are_departures_from_the_filters_forecast(analyses):
     from hpcinv.observations.feedback import load
 

@@ -60,6 +60,7 @@ def test_it_solves_the_problem(tmp_path):
     assert crps["analysis"] < 0.7 * crps["climatology"]
 
 
+@pytest.mark.slow
 def test_parameters_of_ones_own_take_under_a_hundred_lines(tmp_path):
     files = written(tmp_path)
     assert 40 < lines(files, "swings.py", "swing") < 100

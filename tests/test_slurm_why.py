@@ -95,6 +95,7 @@ def study(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_provoked_failures_are_named(cluster, study, tmp_path):
     import netCDF4
     import numpy as np

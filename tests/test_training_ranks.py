@@ -74,6 +74,7 @@ def test_two_ranks_resume_exactly_and_agree_with_one(tmp_path):
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [2])
 def test_a_kill_inside_a_save_loses_at_most_one_interval(tmp_path, zero):
     straight, cut = tmp_path / "straight", tmp_path / "cut"

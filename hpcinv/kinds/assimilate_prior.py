@@ -87,10 +87,14 @@ def draw(job: Assimilate, ctx: Context, store: Any, table: Any) -> tuple[Any, It
     )
 
     def pieces():
+        ctx.progress.begin("writing the analysis" if decoder is None else "decoding and writing")
+        own, done = sum(len(r.members) * len(r.frames) for r in results), 0
         for found in results:
             for (i, m), (k, f) in itertools.product(
                 enumerate(found.members), enumerate(found.frames)
             ):
+                ctx.progress.update(done, own)
+                done += 1
                 z = found.x[i, k : k + 1]
                 if decoder is not None:
                     row = None if with_context is None else with_context[f : f + 1].to(z)
@@ -100,6 +104,8 @@ def draw(job: Assimilate, ctx: Context, store: Any, table: Any) -> tuple[Any, It
                 if error is not None:
                     x = x + error.sample(job.seed, m, f)
                 yield m, f, store.statistics.restore(x, [frames[f]])
+        if own:
+            ctx.progress.update(own, own)
 
     return results[0].members if any(r.frames for r in results) else [], pieces()
 
