@@ -87,6 +87,10 @@ class Table:
     error = 0.3 + 0.1 * np.arange(13)
 
 
+class Points(Table):
+    point = Table.point % 8
+
+
 class Error:
     def covariance(self, points, channels):
         return 0.05 * np.exp(-np.abs(points[:, None] - points[None]) / 3.0)
@@ -134,17 +138,22 @@ def every_case():
         yield "center", "cg", s
         yield "junction", "averaged", s
     yield "center", "modal", "heun"
+    yield "center", "modal points", "heun"  # solved among the numbers seen
 
 
 def run_all(world, reproducible, dtype, slabs=None, only=1, **kwargs):
     out = {}
     base = problem(dtype)
     for c, g, s in itertools.islice(every_case(), 0, None, only):
-        more = {"markov": modal()} if g == "modal" else {}
+        more = {"markov": modal()} if g.startswith("modal") else {}
+        if g == "modal points":
+            more["likelihood"] = assimilation.PointLikelihood(
+                Points, shape=STATE, length=LENGTH, dtype=dtype
+            )
         result = assimilation.sample(
             Net(),
             **{**base, **COMPOSITIONS[c], **more},
-            guidance=GUIDANCES["markov" if g == "modal" else g],
+            guidance=GUIDANCES["markov" if g.startswith("modal") else g],
             sampler={**SAMPLERS[s], "steps": 2},
             world=world,
             reproducible=reproducible,

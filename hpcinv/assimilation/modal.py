@@ -88,6 +88,34 @@ class ModalCovariance:
         (own,) = v
         return [self._at(exchange, own, level.alpha, level.sigma)]
 
+    def among(
+        self, v: list[Tensor], *, exchange: Exchange, level, numbers: list[Tensor]
+    ) -> list[Tensor]:
+        r"""V v between some numbers of each frame, outside of which v is zero and V v is not
+        wanted (zero is returned): O(modes · these numbers) operations. What sees a hundredth of a
+        frame is solved for a hundredth of the price. A collective of the member group.
+
+        Arguments:
+            numbers: Of each own frame, the places of its numbers in the flattened frame.
+        """
+        (own,) = v
+        u = own.detach().cpu().flatten(2)
+        # One frame after the other: what is seen differs, and the frames of a rank may be few.
+        rows = [self._modes[at] for at in numbers]
+        seen = [u[:, f, at].double() for f, at in enumerate(numbers)]
+        a = u.new_zeros((len(u), len(numbers), self._modes.shape[1]), dtype=torch.float64)
+        for f, (x, m) in enumerate(zip(seen, rows, strict=True)):
+            a[:, f] = _by_rows(x[:, None], m)[:, 0]
+        inside = self._chain._at(exchange, a, level.alpha, level.sigma)
+        outside = 0.0  # nothing is outside of as many modes as numbers
+        if self._modes.shape[1] < len(self._modes):
+            outside = 1 / (1 / self._rest + (level.alpha / level.sigma) ** 2)
+        out = torch.zeros_like(u)
+        for f, (x, m, at) in enumerate(zip(seen, rows, numbers, strict=True)):
+            found = outside * x + _by_rows(inside[:, f, None] - outside * a[:, f, None], m.T)[:, 0]
+            out[:, f, at] = found.to(out)
+        return [out.reshape(own.shape).to(own)]
+
 
 def _by_rows(x: Tensor, matrix: Tensor) -> Tensor:
     r"""Products of (B, L, m) with (m, n), rounded alike however many frames a rank has: always of

@@ -85,6 +85,7 @@ class Guidance:
     ) -> None:
         self.slab, self.config, self.likelihood = slab, config, likelihood
         self.block, self.covariance = block, covariance
+        self.seen: list[Tensor] | None = None  # numbers of own frames that a linear A sees
         self.figures = Figures()
         method = "none" if likelihood is None or not observed else config.method
         if method == "mmps" and config.covariance == "markov" and covariance is None:

@@ -46,7 +46,16 @@ def correct(
         def covariance(v: Image) -> Image:
             return [level.gamma * u for u in view.transposed(call, v)]
 
-    solution = _solve(guidance, lin, residual, mean, covariance, config.solver)
+    among = None
+    if config.covariance == "markov" and hasattr(guidance.covariance, "among"):
+        numbers = _seen(guidance, lin, residual, mean)
+        among = partial(
+            guidance.covariance.among,
+            exchange=guidance.slab.exchange,
+            level=level,
+            numbers=numbers,
+        )
+    solution = _solve(guidance, lin, residual, mean, covariance, config.solver, among)
     figures = guidance.figures
     if guidance.products.spare is not None:
         doubtful = _doubtful(guidance, solution, lin, residual, mean)
@@ -134,17 +143,25 @@ def isotropic(
     )
 
 
-def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
-    r"""Solves (R + A C Aᵀ) w = y − A(x̂), returning the image C Aᵀ w."""
+def _solve(guidance, lin, residual, mean, covariance, solver: str, among=None) -> Solution:
+    r"""Solves (R + A C Aᵀ) w = y − A(x̂), returning the image C Aᵀ w.
+
+    `among` is C between the numbers that A sees, which is all that the solve needs of it: then C
+    itself is applied once, to its end.
+    """
 
     config, view = guidance.config, guidance.view
     scale = guidance.scale(lin, residual)
 
-    def product(p: Tensor) -> tuple[Tensor, Image]:
+    def cotangent(p: Tensor) -> tuple[Tensor, Image]:
         u = (p if scale is None else p / scale).to(residual)
-        q = covariance(view.put(lin.vjp(u), mean))
+        return u, view.put(lin.vjp(u), mean)
+
+    def product(p: Tensor) -> tuple[Tensor, Image]:
+        u, v = cotangent(p)
+        q = (among or covariance)(v)
         Mu = lin.covariance(u).double() + lin.jvp(view.take(q)).double()
-        return (Mu if scale is None else Mu / scale), q
+        return (Mu if scale is None else Mu / scale), [] if among else q
 
     b = residual.double()
     if solver == "direct":
@@ -160,7 +177,7 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
     rounding = 16 * torch.finfo(residual.dtype).eps
     method = cg if solver == "cg" else partial(gmres, rounding=rounding)
 
-    return method(
+    solution = method(
         product,
         b if scale is None else b / scale,
         view.dot,
@@ -169,3 +186,20 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str) -> Solution:
         config.iterations,
         config.tolerance,
     )
+    if among:
+        solution.image = covariance(cotangent(solution.weights)[1])
+    return solution
+
+
+def _seen(guidance: Guidance, lin: Linearised, residual: Tensor, mean: Image) -> list[Tensor]:
+    r"""Of each own frame, the numbers that A sees: where Aᵀu of a random u is not zero."""
+
+    if guidance.seen is not None:
+        return guidance.seen
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(residual.shape[1], generator=generator).to(residual).expand_as(residual)
+    (v,) = guidance.view.put(lin.vjp(u), mean)
+    seen = [at.nonzero()[:, 0] for at in (v != 0).any(0).flatten(1).cpu()]
+    if getattr(guidance.likelihood, "linear", False):
+        guidance.seen = seen  # A is the same wherever it is linearised
+    return seen
