@@ -9,6 +9,8 @@ Jacobian is then one of several variances, of either sign, which a solver amplif
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from .markov import MarkovCovariance
 
 __all__ = ["ModalCovariance"]
 
-ROWS = 16  # of a product
+ROWS = 16  # of a product with whole frames
+FEW = 8  # of one with some numbers of a frame: there is one for each frame
+KEPT = 1 << 28  # bytes of modes at the numbers seen that are kept between products
 
 
 class ModalCovariance:
@@ -43,6 +47,7 @@ class ModalCovariance:
         self._chain = MarkovCovariance(
             moments[:, :window, :window], length, window, window - 1, independent=True
         )
+        self._near: tuple[list[Tensor] | None, list[Tensor] | None] = None, None
 
     @classmethod
     def of(cls, denoiser: object, length: int) -> ModalCovariance | None:
@@ -100,29 +105,37 @@ class ModalCovariance:
         """
         (own,) = v
         u = own.detach().cpu().flatten(2)
-        # One frame after the other: what is seen differs, and the frames of a rank may be few.
-        rows = [self._modes[at] for at in numbers]
+        # One frame after the other: what is seen differs.
         seen = [u[:, f, at].double() for f, at in enumerate(numbers)]
         a = u.new_zeros((len(u), len(numbers), self._modes.shape[1]), dtype=torch.float64)
-        for f, (x, m) in enumerate(zip(seen, rows, strict=True)):
-            a[:, f] = _by_rows(x[:, None], m)[:, 0]
+        for f, (x, m) in enumerate(zip(seen, self._rows_of(numbers), strict=True)):
+            a[:, f] = _by_rows(x[:, None], m, FEW)[:, 0]
         inside = self._chain._at(exchange, a, level.alpha, level.sigma)
         outside = 0.0  # nothing is outside of as many modes as numbers
         if self._modes.shape[1] < len(self._modes):
             outside = 1 / (1 / self._rest + (level.alpha / level.sigma) ** 2)
         out = torch.zeros_like(u)
-        for f, (x, m, at) in enumerate(zip(seen, rows, numbers, strict=True)):
-            found = outside * x + _by_rows(inside[:, f, None] - outside * a[:, f, None], m.T)[:, 0]
-            out[:, f, at] = found.to(out)
+        inside -= outside * a
+        for f, (x, m) in enumerate(zip(seen, self._rows_of(numbers), strict=True)):
+            found = outside * x + _by_rows(inside[:, f, None], m.T, FEW)[:, 0]
+            out[:, f, numbers[f]] = found.to(out)
         return [out.reshape(own.shape).to(own)]
 
+    def _rows_of(self, numbers: list[Tensor]) -> Iterable[Tensor]:
+        r"""The modes at some numbers of each frame, kept if they are few."""
+        if self._near[0] is not numbers:
+            size = sum(map(len, numbers)) * self._modes.shape[1] * self._modes.element_size()
+            rows = [self._modes[at] for at in numbers] if size <= KEPT else None
+            self._near = numbers, rows
+        return self._near[1] or (self._modes[at] for at in numbers)
 
-def _by_rows(x: Tensor, matrix: Tensor) -> Tensor:
+
+def _by_rows(x: Tensor, matrix: Tensor, many: int = ROWS) -> Tensor:
     r"""Products of (B, L, m) with (m, n), rounded alike however many frames a rank has: always of
     as many rows, some of them zero. Each reads the matrix, which is larger than what it is
     multiplied with, once for all its rows."""
     rows = x.flatten(0, 1)
     n = len(rows)
-    rows = torch.cat([rows, rows.new_zeros(-n % ROWS, rows.shape[1])])
-    found = torch.cat([part @ matrix for part in rows.split(ROWS)])
+    rows = torch.cat([rows, rows.new_zeros(-n % many, rows.shape[1])])
+    found = torch.cat([part @ matrix for part in rows.split(many)])
     return found[:n].unflatten(0, x.shape[:2])
