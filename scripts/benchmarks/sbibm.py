@@ -205,7 +205,8 @@ def sbi(python, task, theta, x, observed, seed, samples):
     with tempfile.TemporaryDirectory() as work:
         np.savez(f"{work}/task.npz", theta=theta, x=x, observed=observed, seed=seed,
                  samples=samples, bound=BOUNDS.get(task, 0))  # fmt: skip
-        subprocess.run([python, "-c", PEER, f"{work}/task.npz", f"{work}/out.npy"], check=True)
+        python = str(Path(python).absolute())  # its logs stay in the folder, too
+        subprocess.run([python, "-c", PEER, "task.npz", "out.npy"], check=True, cwd=work)
         return np.load(f"{work}/out.npy")
 
 
