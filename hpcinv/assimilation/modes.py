@@ -17,7 +17,6 @@ from ..errors import BadInput
 from ..parallel import World
 from ..waiting import at
 from .checkpoint import Checkpoint
-from .conditioned import Conditioned
 from .config import GuidanceConfig, settings
 from .engine import Result, sample
 from .likelihood import Likelihood, Restricted
@@ -58,9 +57,7 @@ def filtering(
     progress: Any = None,
     **kwargs: Any,
 ) -> Result:
-    r"""Draws x_i | y[1:i] for each analysis time i, by a run over the frames up to i; of the first
-    ones, over a window (of `memory`, if that is less), of which later frames are not observed: a
-    denoiser knows windows, not their beginnings.
+    r"""Draws x_i | y[1:i] for each analysis time i, by a run over the frames up to i.
 
     Arguments:
         length: Number of frames L of the observations.
@@ -73,8 +70,8 @@ def filtering(
         kwargs: What `sample` takes, except `first` and `purpose`.
 
     Returns:
-        The frames ``times`` of the rank's members, on the ranks that hold them; other ranks hold
-        none. Draws at two times are independent.
+        The frames ``times`` of the rank's members, on the ranks that hold the end of a trajectory;
+        other ranks hold none. Draws at two times are independent.
     """
 
     times = list(range(length)) if times is None else list(times)
@@ -89,22 +86,18 @@ def filtering(
     if memory is not None and memory < 1:
         raise BadInput(f"a memory of {memory} frames", where="memory", instead="Use 1 or more.")
 
-    held, states, events, result = [], [], [], None
-    least = min(window, length if memory is None else memory)
-    if likelihood is None or isinstance(denoiser, Conditioned):
-        least = 0  # what is shown cannot be left out of a window
+    states, events, result = [], [], None
     for i in times:
         start = 0 if memory is None else max(0, i + 1 - memory)
-        stop = min(length, max(i + 1, start + least))
         result = sample(
             denoiser,
-            length=stop - start,
+            length=i + 1 - start,
             window=window,
             overlap=overlap,
             likelihood=None
             if likelihood is None
             else Restricted(likelihood, start, i + 1 - ahead),
-            context=None if context is None else context[start:stop],
+            context=None if context is None else context[start : i + 1],
             first=start,
             purpose=f"filtering {i}",
             checkpoint=_place(checkpoint, f"filtering-{i}"),
@@ -113,11 +106,12 @@ def filtering(
         )
         events += result.diagnostics["events"]
         if i in result.frames:
-            held.append(i)
             states.append(result.x[:, result.frames.index(i)])
     x = torch.stack(states, dim=1) if states else result.x[:, :0]
 
-    return Result(result.members, held, x, result.diagnostics | {"events": events})
+    return Result(
+        result.members, times if states else [], x, result.diagnostics | {"events": events}
+    )
 
 
 class Drawn:
