@@ -3,9 +3,10 @@ r"""A product with the covariance of a prior's Gaussian part: of whole states, a
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/modal.py
 
-`guidance: {covariance: markov}` takes some twenty such products a call. The sizes are those of
-jobs/kolmogorov (plain and medium) and jobs/black_sea (medium); the peer is the product of whole
-states in the same run. Processor time, double precision; it says nothing of a GPU.
+`guidance: {covariance: markov}` takes some twenty such products a call. The first sizes are those
+of jobs/kolmogorov (plain and medium) and jobs/black_sea (medium); of the last two a fourth and a
+half of all numbers are seen: from a fourth on, solves are of whole states. The peer is the product
+of whole states in the same run. Processor time, double precision; it says nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SIZES = (  # frames, numbers of a frame, modes, numbers seen of each frame, memb
     (48, 2048, 256, 100, 8),
     (24, 8192, 512, 400, 4),
     (72, 5184, 256, 200, 8),
+    (48, 2048, 256, 512, 8),
+    (48, 2048, 256, 1024, 8),
 )
 
 

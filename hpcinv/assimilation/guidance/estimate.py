@@ -86,6 +86,8 @@ class Guidance:
         self.slab, self.config, self.likelihood = slab, config, likelihood
         self.block, self.covariance = block, covariance
         self.seen: list[Tensor] | None = None  # numbers of own frames that a linear A sees
+        # Of the whole trajectory, so that all partitions of it choose alike.
+        self.told = 0 if likelihood is None else sum(likelihood.sizes(observed))
         self.figures = Figures()
         method = "none" if likelihood is None or not observed else config.method
         if method == "mmps" and config.covariance == "markov" and covariance is None:

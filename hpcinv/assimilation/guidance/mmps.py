@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["correct", "isotropic"]
 
+SPARSE = 4  # numbers for each observation from which on solves among those seen are faster
 SLACK = 1.05  # what rounding may add to the size of a solution
 
 
@@ -46,15 +47,7 @@ def correct(
         def covariance(v: Image) -> Image:
             return [level.gamma * u for u in view.transposed(call, v)]
 
-    among = None
-    if config.covariance == "markov" and hasattr(guidance.covariance, "among"):
-        numbers = _seen(guidance, lin, residual, mean)
-        among = partial(
-            guidance.covariance.among,
-            exchange=guidance.slab.exchange,
-            level=level,
-            numbers=numbers,
-        )
+    among = _among(guidance, lin, residual, mean, level)
     solution = _solve(guidance, lin, residual, mean, covariance, config.solver, among)
     figures = guidance.figures
     if guidance.products.spare is not None:
@@ -189,6 +182,18 @@ def _solve(guidance, lin, residual, mean, covariance, solver: str, among=None) -
     if among:
         solution.image = covariance(cotangent(solution.weights)[1])
     return solution
+
+
+def _among(guidance: Guidance, lin: Linearised, residual: Tensor, mean: Image, level: Level):
+    r"""The covariance between the numbers that A sees, if it can be had and they are few."""
+
+    exchange = guidance.slab.exchange
+    if guidance.config.covariance != "markov" or not hasattr(guidance.covariance, "among"):
+        return None
+    if SPARSE * guidance.told > exchange.length * mean[0][0, 0].numel():
+        return None
+    seen = _seen(guidance, lin, residual, mean)
+    return partial(guidance.covariance.among, exchange=exchange, level=level, numbers=seen)
 
 
 def _seen(guidance: Guidance, lin: Linearised, residual: Tensor, mean: Image) -> list[Tensor]:
