@@ -13,7 +13,7 @@ import torch
 
 from hpcinv.errors import Stopped
 from hpcinv.training import train
-from hpcinv.training.config import TrainConfig
+from hpcinv.training.config import DiffusionLoss, TrainConfig
 from hpcinv.training.diffusion import DiffusionLearner
 
 MODEL = {"name": "trajectory_denoiser", "channels": 2, "grid": (3, 4), "width": 16, "depth": 1}
@@ -46,8 +46,9 @@ def config(**fields):
     return TrainConfig(**{**given, "learning_rate": 1e-2, "seed": 5, **fields})
 
 
-def run(folder, world, dataset=None, stop=None, validation=None, model=None, **fields):
-    learner = DiffusionLearner({**MODEL, **(model or {})}, seed=5)
+def run(folder, world, dataset=None, stop=None, validation=None, model=None, short=0.0, **fields):
+    loss = DiffusionLoss(short=short)
+    learner = DiffusionLearner({**MODEL, **(model or {})}, loss, seed=5)
     return train(
         learner,
         dataset or Windows(),

@@ -272,6 +272,15 @@ class DiffusionLoss(_Windows):
     rotation: Annotated[
         bool, Field(description="turn pairs of windows by random angles: for nearly Gaussian data")
     ] = False
+    short: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="share of the steps whose windows are cut to fewer frames, any number "
+            "alike: the first frames of filtering have no others before them",
+        ),
+    ] = 0.0
 
 
 Range = tuple[

@@ -76,6 +76,22 @@ class DiffusionLearner(Learner):
             drawn["y"] = draw_observations(sample["x"], self.observed, self.conditioning, rng)
         return drawn
 
+    def alike(self, batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        r"""Cuts the windows of a share of the steps to fewer frames, one length for all of them.
+
+        One length for all ranks: passes of ZeRO 3 are collective, and every window counts alike
+        however the batch is cut.
+        """
+        frames = batch["x"].shape[1]
+        if frames == 1 or rng.random() >= self.terms.short:
+            return batch
+        length = int(rng.integers(1, frames))
+        first = int(rng.integers(frames - length + 1))
+        return {
+            key: v if v.ndim < 2 else v[:, first : first + length].contiguous()
+            for key, v in batch.items()
+        }
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["x"]
         t = self.module.time(batch["level"])

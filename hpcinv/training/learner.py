@@ -61,6 +61,15 @@ class Learner(nn.Module):
             ]
         )
 
+    def alike(self, batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        r"""Does to a batch what all batches of a step have in common, on every rank.
+
+        Arguments:
+            batch: A batch, with its random numbers.
+            rng: A generator in the same state for every batch of the step.
+        """
+        return batch
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         r"""The loss of a batch: a mean over its samples, with shape ()."""
         raise TypeError(f"{type(self).__name__} has no loss")

@@ -73,12 +73,14 @@ class _Feed:
         return self.order.batch(step, self.config.batch)[rank * share : (rank + 1) * share]
 
     def _draw(self, step: int) -> list[dict[str, torch.Tensor]]:
-        keys = self.samples(step, self.world.rank)
+        keys, seed = self.samples(step, self.world.rank), self.config.seed
+        parts = [keys[i : i + self.micro] for i in range(0, len(keys), self.micro)]
         return [
-            tensors(
-                self.learner, self.dataset, keys[i : i + self.micro], self.config.seed, "training"
+            self.learner.alike(
+                tensors(self.learner, self.dataset, part, seed, "training"),
+                generator(seed, "loss-alike", step),
             )
-            for i in range(0, len(keys), self.micro)
+            for part in parts
         ]
 
     def take(self, step: int) -> list[dict[str, torch.Tensor]]:
