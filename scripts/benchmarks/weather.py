@@ -11,7 +11,8 @@ changes of states where windows meet over those elsewhere, the truth's own count
 geostrophic imbalance of each level, of members and truth. Last the scores of the fraternal twin.
 For each analysis and the truth, too, how far the wind of the lowest level is from geostrophic: the
 share of the variance of v, from 30 to 70 degrees, that the gradient of surface pressure does not
-explain.
+explain; for the truth's own states after the autoencoder, too: no analysis that is decoded by it
+can be expected to do better.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hpcinv.evaluation.crps import crps
 from hpcinv.io.analysis import open_analysis
 from hpcinv.io.store import TrajectoryStore
+from hpcinv.models import load
 
 OMEGA, RADIUS, GAS = 7.292e-5, 6.37122e6, 287.0
 
@@ -40,6 +43,17 @@ def ageostrophic(x: np.ndarray, lat: np.ndarray, level: int) -> float:
     told = GAS * t / (f * RADIUS * np.cos(np.radians(lat)))[:, None] * slope
     a, b = told[:, near].ravel(), v[:, near].ravel()
     return float(1 - np.corrcoef(a, b)[0, 1] ** 2)
+
+
+def through_autoencoder(
+    store: TrajectoryStore, model: Path, start: int, frames: int
+) -> np.ndarray:
+    r"""States as the autoencoder gives them back, in their own units."""
+    autoencoder, s = load(model), store.statistics
+    x = torch.from_numpy(np.asarray(store.standardised(start, start + frames), np.float32))
+    with torch.no_grad():
+        seen = autoencoder.decode(autoencoder.encode(x)).numpy()
+    return seen * s.std[0] + s.mean[0]
 
 
 def main() -> None:
@@ -58,6 +72,8 @@ def main() -> None:
     level = (len(store.channels) - 1) // 3 - 1
     truth = store.read(args.start, args.start + 20)
     print(f"{'truth':20s} {ageostrophic(truth, lat, level):6.3f} of v is not geostrophic")
+    seen = through_autoencoder(store, folder / "train-autoencoder", args.start, 20)
+    print(f"{'its D(E(x))':20s} {ageostrophic(seen, lat, level):6.3f}")
     for path in analyses:
         with open_analysis(path) as a:
             found = [ageostrophic(a.read(m)[:20], lat, level) for m in a.members[:4]]
