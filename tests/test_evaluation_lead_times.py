@@ -36,6 +36,8 @@ def test_by_lead_time_as_defined(grid):
             assert of["crps"][k] == pytest.approx((w * crps(x, y)).sum(), rel=1e-5)
             error = (w * (x.mean(0) - y) ** 2).sum()
             assert of["vrmse"][k] == pytest.approx(np.sqrt(error / own), rel=1e-5)
+            spread = (M + 1) / M * (w * x.var(0, ddof=1)).sum()
+            assert of["spread_skill"][k] == pytest.approx(np.sqrt(spread / error), rel=1e-5)
         assert found["kept"]["crps"][k] == pytest.approx((w * abs(last - y)).sum(), rel=1e-5)
         wanted = np.sqrt((w * (last - y) ** 2).sum() / own)
         assert found["kept"]["vrmse"][k] == pytest.approx(wanted, rel=1e-5)

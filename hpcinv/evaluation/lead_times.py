@@ -19,11 +19,12 @@ def lead_times(
     lead: int,
     scale: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    r"""Fair CRPS and VRMSE of the last frames, all channels together.
+    r"""Fair CRPS, VRMSE and spread over skill of the last frames, all channels together.
 
     VRMSE is the rms error of the members' mean over the truth's own deviation over the grid (The
     Well, Ohana et al. 2024): one is no better than the frame's mean. What is kept is one member,
-    whose CRPS is its absolute error. One frame of the truth is held at a time.
+    whose CRPS is its absolute error. Spread over skill is that of :mod:`hpcinv.evaluation.scores`,
+    of methods with two members or more. One frame of the truth is held at a time.
 
     Arguments:
         methods: Sums by method, of L frames.
@@ -33,8 +34,8 @@ def lead_times(
         scale: Divides each channel; 1 without it.
 
     Returns:
-        ``{"lead", "methods": {name: {"crps", "vrmse"}}, "kept": {"crps", "vrmse"}}``, lists of
-        `lead` numbers.
+        ``{"lead", "methods": {name: {"crps", "vrmse", "spread_skill"}}, "kept": {"crps",
+        "vrmse"}}``, lists of `lead` numbers.
     """
     C = len(truth.channels)
     s = np.ones((C, 1)) if scale is None else np.asarray(scale, np.float64)[:, None]
@@ -62,4 +63,8 @@ def lead_times(
             "crps": ((sums.crps[-lead:] / s[:, 0]).sum(1) / weight).tolist(),
             "vrmse": (np.sqrt(squared) / deviation).tolist(),
         }
+        if sums.members > 1:
+            spread = (sums.variance[-lead:] / s[:, 0] ** 2).sum(1) / weight
+            spread *= (sums.members + 1) / sums.members
+            found[name]["spread_skill"] = np.sqrt(spread / np.maximum(squared, 1e-30)).tolist()
     return {"lead": lead, "methods": found, "kept": kept}

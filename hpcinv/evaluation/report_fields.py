@@ -29,7 +29,7 @@ def spectra(card: Mapping[str, Any], main: str) -> dict[str, Any] | None:
 
 
 def lead_times(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    r"""CRPS and VRMSE by lead time, of the first methods and of the last known frame."""
+    r"""Scores by lead time, of the first methods and of the last known frame."""
     found = card.get("forecast")
     if found is None:
         return None
@@ -38,12 +38,14 @@ def lead_times(card: Mapping[str, Any]) -> dict[str, Any] | None:
     plots = [
         {
             "name": title,
-            "svg": charts.series({n: e[key] for n, e in of.items()}, times, key.upper(), title),
+            "svg": charts.series({n: e[key] for n, e in of.items() if key in e}, times, y, title),
         }
-        for key, title in (
-            ("crps", "CRPS by lead time, in frames"),
-            ("vrmse", "Error of the mean over the truth's own variation"),
+        for key, y, title in (
+            ("crps", "CRPS", "CRPS by lead time, in frames"),
+            ("vrmse", "VRMSE", "Error of the mean over the truth's own variation"),
+            ("spread_skill", "spread/skill", "Spread over skill: one for an exact posterior"),
         )
+        if any(key in e for e in of.values())
     ]
     return {"names": list(of), "plots": plots}
 

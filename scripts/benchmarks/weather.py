@@ -78,6 +78,11 @@ def main() -> None:
         with open_analysis(path) as a:
             found = [ageostrophic(a.read(m)[:20], lat, level) for m in a.members[:4]]
         print(f"{path.name:20s} {np.mean(found):6.3f}")
+    by_lead = folder / "evaluate-forecast" / "scores.json"
+    if by_lead.exists():
+        found = json.loads(by_lead.read_text())["forecast"]["methods"]["forecast"]
+        told = "  ".join(f"{v:.2f}" for v in found.get("spread_skill", []))
+        print(f"forecast's spread over skill by lead time: {told}")
     for name in ("evaluate", "evaluate-twin"):
         card = folder / name / "scores.json"
         if card.exists():
