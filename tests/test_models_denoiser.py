@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpcinv.models import build
-from hpcinv.models.gaussian_skip import GaussianSkip
+from hpcinv.models.gaussian_skip import GaussianSkip, principal
 from hpcinv.models.trajectory_denoiser import TrajectoryDenoiser
 
 GRID, C, W = (3, 4), 2, 5
@@ -30,6 +30,32 @@ def _covariance(skip, length):
     u = skip.modes.double()
     cov = torch.einsum("dk,k,kij,ek->idje", u, skip.variance.double(), time, u)
     return cov.reshape(length * SIZE, length * SIZE)
+
+
+@pytest.mark.parametrize("single", ["works", "gives up", "gives NaN"])
+def test_principal_axes_of_states_with_land(monkeypatch, single):
+    r"""Half of the numbers never vary, and some repeat others: as a sea's do."""
+    draw = np.random.default_rng(0).standard_normal((60, 40), dtype=np.float32) * 3
+    x = np.zeros((60, 120), np.float32)
+    x[:, 10:50], x[:, 70:80] = draw, draw[:, :10]
+    covariance = torch.from_numpy(x.T @ x / 60)
+    eigh, widths = torch.linalg.eigh, []
+
+    def told(a):
+        widths.append((len(a), a.dtype))
+        if a.dtype == torch.float32 and single == "gives up":
+            raise torch.linalg.LinAlgError("failed to converge")
+        values, vectors = eigh(a)
+        bad = a.dtype == torch.float32 and single == "gives NaN"
+        return values, vectors * math.nan if bad else vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", told)
+    values, vectors = principal(covariance)
+    assert widths[0] == (50, torch.float32) and len(widths) == 1 + (single != "works")
+    assert (values[:50].diff() <= 1e-5).all() and (values[50:] == 0).all()
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(120), atol=1e-5, rtol=0)
+    again = vectors * values @ vectors.T
+    torch.testing.assert_close(again, covariance, atol=2e-5 * float(values[0]), rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])

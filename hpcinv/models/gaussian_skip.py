@@ -16,6 +16,29 @@ from torch import Tensor
 KEPT = 64  # patterns of times whose eigenvectors are kept
 
 
+def principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Eigenvalues and eigenvectors of a covariance (D, D), the largest first.
+
+    Numbers that never vary (land) are left out of the decomposition, of which LAPACK, in single
+    precision, gives up or gives NaN where there are many; they are eigenvectors themselves. What
+    it gives up for another reason is decomposed in double precision.
+    """
+    varies = covariance.diagonal() > 0
+    inner = covariance[varies][:, varies]
+    try:
+        values, vectors = torch.linalg.eigh(inner)
+        fine = bool(values.isfinite().all() and vectors.isfinite().all())
+    except torch.linalg.LinAlgError:
+        fine = False
+    if not fine:
+        values, vectors = (v.to(covariance) for v in torch.linalg.eigh(inner.double()))
+    n = len(values)
+    whole = covariance.new_zeros(covariance.shape)
+    whole[varies, :n] = vectors.flip(1)
+    whole[~varies, n:] = torch.eye(len(covariance) - n).to(covariance)
+    return torch.cat([values.flip(0), values.new_zeros(len(covariance) - n)]), whole
+
+
 class GaussianSkip(nn.Module):
     r"""E[x | x_t] for modes of variance :math:`\lambda_k` and lag-one correlation :math:`\rho_k`.
 
@@ -60,12 +83,9 @@ class GaussianSkip(nn.Module):
         covariance = frames.T @ frames / len(frames)
         diagonal = torch.diag(covariance.diagonal())
         covariance = (1 - shrinkage) * covariance + shrinkage * diagonal
-        values, vectors = torch.linalg.eigh(covariance)
-        if not (values.isfinite().all() and vectors.isfinite().all()):
-            # In single precision LAPACK may give NaN for a covariance with many zeros (land).
-            values, vectors = (v.to(x) for v in torch.linalg.eigh(covariance.double()))
+        values, vectors = principal(covariance)
         k = len(self.variance)
-        values, vectors = values.flip(0).clamp_min(1e-4), vectors.flip(1)
+        values = values.clamp_min(1e-4)
         # Eigenvectors are defined up to their sign: fix it, so that two fits agree.
         sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         vectors = vectors * sign
