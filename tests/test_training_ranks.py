@@ -75,6 +75,12 @@ def test_two_ranks_resume_exactly_and_agree_with_one(tmp_path):
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
 
 
+def test_all_ranks_have_what_the_first_measured(tmp_path):
+    assert _ranks(tmp_path, "measure") == [0, 0]
+    found = [json.loads((tmp_path / f"measured-{r}.json").read_text()) for r in range(2)]
+    assert found == [[1.0] * 3] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2])
 def test_a_kill_inside_a_save_loses_at_most_one_interval(tmp_path, zero):

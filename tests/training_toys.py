@@ -99,6 +99,25 @@ def hold(folder, world):
     (folder / f"held-{world.rank}.json").write_text(json.dumps(found))
 
 
+class Measuring(DiffusionLearner):
+    r"""Measures something else on every rank, as if their processors differed."""
+
+    def __init__(self, rank):
+        super().__init__(MODEL, seed=5)
+        self.rank = rank
+        self.register_buffer("measured", torch.zeros(3))
+
+    def setup(self, dataset):
+        self.measured.fill_(self.rank + 1.0)
+
+
+def measure(folder, world):
+    r"""Writes what a rank has in the end of what the ranks measured before their first step."""
+    learner = Measuring(world.rank)
+    train(learner, Windows(), config(), world=world, folder=folder)
+    (folder / f"measured-{world.rank}.json").write_text(json.dumps(learner.measured.tolist()))
+
+
 def main():
     from hpcinv.parallel import connect
 
@@ -109,6 +128,9 @@ def main():
         kill_in_save(rank=1, tag="step-4-")
     if mode == "hold":
         hold(folder, world)
+        sys.exit(world.finish(0))
+    if mode == "measure":
+        measure(folder, world)
         sys.exit(world.finish(0))
     stop = StopAfter(3) if mode == "stop" else None
     code = 0

@@ -136,6 +136,7 @@ def train(
     manifest = checkpoints.newest()
     if manifest is None:
         learner.setup(dataset)
+        _share_measured(learner, world)
     elif manifest["identity"] != identity:
         raise BadInput(
             "the checkpoints are of another model or other fields of training",
@@ -227,6 +228,18 @@ def train(
         feed.close()
         metrics.close()
     return _export(engine, average, best, feed, validation, folder, metrics, loss)
+
+
+def _share_measured(learner: Learner, world: World) -> None:
+    r"""Gives all ranks what the first one measured: on nodes with other processors a
+    decomposition has other last digits, and engines share parameters only."""
+    if world.size == 1:
+        return
+    kept = dict(learner.named_buffers())
+    found = world.broadcast(kept if world.rank == 0 else None)
+    with torch.no_grad():
+        for name, buffer in kept.items():
+            buffer.copy_(found[name])
 
 
 def _flops(learner: Learner, dataset: Dataset, config: TrainConfig, world: World) -> int:
