@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--error", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--corrections", type=int, default=1)
+    parser.add_argument("--covariance", choices=("markov", "own"), default="markov")
+    parser.add_argument("--iterations", type=int, default=20, help="of CG, at most")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.runs / "kolmogorov-joint"
@@ -98,7 +100,8 @@ def main() -> None:
         load(folder / "train"), shape=x.shape[2:], length=L, window=L, overlap=0,
         members=range(args.flows * args.members), batch=64, rows=64,
         likelihood=ManyFlows(x + sigma * torch.stack(drawn), sigma, 2, args.members),
-        guidance={"method": "mmps", "covariance": "markov", "iterations": 20, "tolerance": 0.01},
+        guidance={"method": "mmps", "covariance": args.covariance,
+                  "iterations": args.iterations, "tolerance": 0.01},
         sampler={"method": "heun", "steps": args.steps, "corrections": args.corrections,
                  "sigma_max": 40, "sigma_min": 0.02},
     )  # fmt: skip
