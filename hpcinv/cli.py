@@ -54,7 +54,12 @@ def run(
     overrides: Overrides = None,
     preset: Preset = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="MPI ranks, instead of the job files'.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="MPI ranks, instead of the job files'; of a study, trainings keep theirs.",
+        ),
     ] = None,
     launcher: Annotated[
         str, typer.Option(metavar="auto|none", help="none: this process is the job's rank.")

@@ -10,6 +10,7 @@ from tiny_study import make
 from hpcinv.errors import BadInput
 from hpcinv.io.store import TrajectoryStore
 from hpcinv.io.write_store import StoreWriter
+from hpcinv.kinds.study import load
 from hpcinv.training import data
 
 TRAIN = """\
@@ -46,6 +47,16 @@ def test_a_corrupt_shard_stops_a_training_before_its_first_step(tmp_path, frame)
     assert done.stdout.count(f"frame {frame} differs from its digest") == 1, done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (folder / "train" / "metrics.jsonl").exists()
+
+
+def test_windows_of_one_frame_cannot_be_cut(tmp_path):
+    study = make(tmp_path / "tiny")
+    text = TRAIN.replace("window: 4", "window: 1") + "loss: {short: 0.2}\n"
+    (study / "2_train.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"'loss\.short' of windows of one frame"):
+        load(study).check()
+    (study / "2_train.yaml").write_text(text.replace("window: 1", "window: 2"))
+    load(study).check()
 
 
 def _store(folder):

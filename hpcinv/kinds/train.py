@@ -132,6 +132,12 @@ class Train(Job):
         self._check_data(study, where)
         self._check_time_steps(where)
         self._check_seeds(where)
+        if getattr(self.loss, "short", 0) and self.window < 2:
+            raise BadInput(
+                "'loss.short' of windows of one frame, which cannot be cut",
+                where.where(("loss", "short")),
+                "Leave it out, or give a longer 'window'.",
+            )
         span = self.frames or _span(study, self.data)
         step = max(self.time_steps)
         for what, within in (("frames", span), ("held", self.held)):

@@ -5,7 +5,7 @@ r"""The figure of jobs/kolmogorov: one moment of the flow, by instrument.
 
 For each instrument one row: the vorticity of the truth in a frame, what was seen of u in it, the
 vorticity of two members and the deviation of all, and the energy by wavenumber over all frames:
-of the truth, of members, and of the best method without a model. Needs the extra `report`.
+of the truth, of members, and of a method without a model.
 """
 
 from __future__ import annotations
